@@ -1,0 +1,1 @@
+//! Hadal: DeepSeek-V4 on any accelerator.

@@ -1,0 +1,2 @@
+//! The `hadal` command.
+fn main() {}
