@@ -1,2 +1,4 @@
 //! Op families. Each folder holds one family in every language it is written in: the f64 oracle,
 //! the seeded case table, the CPU kernels, and (as plain sources) the GPU kernels.
+
+pub mod common;

@@ -1,0 +1,340 @@
+//! One pool of threads: fork a closure over numbered parts, join when all are done.
+//!
+//! The caller works too, so `Pool::new(2)` starts one thread. Parts are handed out one at a time to
+//! whoever is free; kernels must not let bits depend on who ran a part, and none does, because a part
+//! owns its outputs. Nothing is allocated per call. A worker spins for [`SPIN`] after its last part,
+//! so that the hundreds of small ops of a decode step start in well under a microsecond, then sleeps.
+//!
+//! Not here: priorities, stealing, nested parallelism (a `run` inside a part runs on that thread).
+
+use crate::common::scratch;
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Threads a pool may have.
+pub const THREADS_MAX: usize = 1024;
+
+/// Parts one `run` may have: what fits beside the epoch in [`Shared::ticket`].
+pub const PARTS_MAX: usize = (1 << PART_BITS) - 1;
+
+/// How long an idle worker polls before it sleeps. Longer than the serial stretches of a decode step
+/// (tens of microseconds), shorter than anything a person's laptop would notice.
+const SPIN: Duration = Duration::from_micros(200);
+
+const PART_BITS: u32 = 24;
+
+type Task<'a> = &'a (dyn Fn(usize) + Sync + 'a);
+
+/// A line of its own for each word that several threads write.
+#[repr(align(128))]
+struct Line<T>(T);
+
+struct Shared {
+    /// Epoch of the current job (upper 40 bits) and its next unclaimed part (lower 24). A claim is a
+    /// compare-and-swap on both, so a late worker cannot take a part of a job it does not know.
+    ticket: Line<AtomicU64>,
+    /// Parts finished in the current job.
+    done: Line<AtomicUsize>,
+    parts: AtomicUsize,
+    /// The current job's closure, a `Task` on the caller's stack.
+    task: AtomicPtr<()>,
+    sleepers: Line<AtomicUsize>,
+    closing: AtomicBool,
+    bed: Mutex<()>,
+    wake: Condvar,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// The threads that share the work of one device.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held while a job runs: one job at a time.
+    turn: Mutex<()>,
+}
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller of `run` being one of them.
+    ///
+    /// # Panics
+    /// If `threads` is 0 or above [`THREADS_MAX`], or the system refuses to start a thread.
+    pub fn new(threads: usize) -> Pool {
+        assert!(threads > 0);
+        assert!(threads <= THREADS_MAX);
+        let shared = Arc::new(Shared {
+            ticket: Line(AtomicU64::new(0)),
+            done: Line(AtomicUsize::new(0)),
+            parts: AtomicUsize::new(0),
+            task: AtomicPtr::new(std::ptr::null_mut()),
+            sleepers: Line(AtomicUsize::new(0)),
+            closing: AtomicBool::new(false),
+            bed: Mutex::new(()),
+            wake: Condvar::new(),
+            panic: Mutex::new(None),
+        });
+        let start = |index: usize| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name(format!("hadal-cpu-{index}"))
+                .spawn(move || shared.work())
+                .expect("the system can start a thread")
+        };
+        let workers = (1..threads).map(start).collect();
+        scratch::warm();
+        Pool { shared, workers, turn: Mutex::new(()) }
+    }
+
+    /// A pool of as many threads as the process may use at once.
+    pub fn for_machine() -> Pool {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Pool::new(threads.min(THREADS_MAX))
+    }
+
+    /// Threads that take part in a `run`, the caller included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `task(part)` once for every part in `0..parts`, in any order, on any thread, and
+    /// returns when all calls have returned.
+    ///
+    /// From inside a part the call runs serially on that thread. Calls from several threads take turns.
+    ///
+    /// # Panics
+    /// If a part panics (after all others are done), or `parts` is above [`PARTS_MAX`].
+    pub fn run(&self, parts: usize, task: &(dyn Fn(usize) + Sync)) {
+        assert!(parts <= PARTS_MAX);
+        if parts < 2 || self.workers.is_empty() || INSIDE.get() {
+            (0..parts).for_each(task);
+            return;
+        }
+        let turn = lock(&self.turn);
+        // A fat reference behind a thin pointer. It lives on this stack until `join` has returned,
+        // and no part can be claimed after that, so nobody follows the pointer when it is gone.
+        let task: Task<'_> = task;
+        let epoch = self.shared.publish(parts, (&raw const task).cast_mut().cast());
+        INSIDE.set(true);
+        self.shared.claim_all(epoch);
+        INSIDE.set(false);
+        self.shared.join(parts);
+        let panic = lock(&self.shared.panic).take();
+        drop(turn);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        {
+            let _bed = lock(&self.shared.bed);
+            self.shared.wake.notify_all();
+        }
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its parts; its own loop has none.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({} threads)", self.threads())
+    }
+}
+
+/// Our mutexes guard no invariant that a panic could break.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Makes a job visible to the workers and returns its epoch. The caller holds the turn.
+    fn publish(&self, parts: usize, task: *mut ()) -> u64 {
+        let epoch = (self.ticket.0.load(Ordering::Relaxed) >> PART_BITS) + 1;
+        self.done.0.store(0, Ordering::Relaxed);
+        self.parts.store(parts, Ordering::Relaxed);
+        self.task.store(task, Ordering::Relaxed);
+        // SeqCst pairs with `sleep`: either we see the sleeper or it sees the new epoch.
+        self.ticket.0.store(epoch << PART_BITS, Ordering::SeqCst);
+        if self.sleepers.0.load(Ordering::SeqCst) > 0 {
+            let _bed = lock(&self.bed);
+            self.wake.notify_all();
+        }
+        epoch
+    }
+
+    fn epoch(&self) -> u64 {
+        self.ticket.0.load(Ordering::SeqCst) >> PART_BITS
+    }
+
+    /// Claims and runs parts of job `epoch` until none is left.
+    fn claim_all(&self, epoch: u64) {
+        loop {
+            let ticket = self.ticket.0.load(Ordering::Acquire);
+            let part = (ticket & PARTS_MAX as u64) as usize;
+            // Read before the claim: if another job has replaced this one the claim fails.
+            let parts = self.parts.load(Ordering::Relaxed);
+            let task = self.task.load(Ordering::Relaxed);
+            if ticket >> PART_BITS != epoch || part >= parts {
+                return;
+            }
+            let claim = self.ticket.0.compare_exchange_weak(
+                ticket,
+                ticket + 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            if claim.is_err() {
+                continue;
+            }
+            // SAFETY: the claim succeeded, so job `epoch` has an unfinished part (this one): its
+            // caller waits in `join`, and `task` points at the `Task` on that caller's stack.
+            let task = unsafe { *task.cast::<Task<'_>>() };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(part))) {
+                lock(&self.panic).get_or_insert(panic);
+            }
+            self.done.0.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Waits until every part has returned. Short: the caller just ran out of parts itself.
+    fn join(&self, parts: usize) {
+        let mut polls = 0u32;
+        while self.done.0.load(Ordering::Acquire) < parts {
+            std::hint::spin_loop();
+            polls += 1;
+            if polls.is_multiple_of(4096) {
+                // On an oversubscribed machine the worker may need this very core.
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// A worker's life.
+    fn work(&self) {
+        scratch::warm();
+        INSIDE.set(true);
+        let mut seen = 0;
+        while !self.closing.load(Ordering::SeqCst) {
+            let epoch = self.epoch();
+            if epoch == seen {
+                self.idle(seen);
+                continue;
+            }
+            seen = epoch;
+            self.claim_all(epoch);
+        }
+    }
+
+    /// Polls for a job after `seen` for a while, then sleeps until there is one.
+    fn idle(&self, seen: u64) {
+        let begin = Instant::now();
+        let idle = || self.epoch() == seen && !self.closing.load(Ordering::SeqCst);
+        while begin.elapsed() < SPIN {
+            for _ in 0..32 {
+                if self.epoch() != seen {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        let mut bed = lock(&self.bed);
+        self.sleepers.0.fetch_add(1, Ordering::SeqCst);
+        while idle() {
+            bed = self.wake.wait(bed).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(pool: &Pool, parts: usize) -> Vec<usize> {
+        let counts: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+        pool.run(parts, &|part| {
+            counts[part].fetch_add(1, Ordering::Relaxed);
+        });
+        counts.into_iter().map(AtomicUsize::into_inner).collect()
+    }
+
+    #[test]
+    fn every_part_runs_once() {
+        for threads in [1, 2, 3, 8] {
+            let pool = Pool::new(threads);
+            for parts in (0..70).chain([1000]) {
+                assert_eq!(counts(&pool, parts), vec![1; parts], "{threads} threads");
+            }
+        }
+    }
+
+    #[test]
+    fn sleeping_workers_wake() {
+        let pool = Pool::new(3);
+        for _ in 0..5 {
+            std::thread::sleep(2 * SPIN);
+            assert_eq!(counts(&pool, 9), vec![1; 9]);
+        }
+    }
+
+    #[test]
+    fn many_small_jobs_do_not_mix() {
+        let pool = Pool::new(4);
+        for job in 0..20_000 {
+            let total = AtomicUsize::new(0);
+            pool.run(5, &|part| {
+                total.fetch_add(job + part, Ordering::Relaxed);
+            });
+            assert_eq!(total.into_inner(), 5 * job + 10);
+        }
+    }
+
+    #[test]
+    fn run_inside_a_part_is_serial() {
+        let pool = Pool::new(2);
+        let total = AtomicUsize::new(0);
+        pool.run(4, &|_| {
+            pool.run(4, &|_| {
+                total.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        assert_eq!(total.into_inner(), 16);
+    }
+
+    #[test]
+    fn callers_take_turns() {
+        let pool = Pool::new(2);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        assert_eq!(counts(&pool, 7), vec![1; 7]);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn panic_of_a_part_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(2);
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(8, &|part| assert!(part != 5, "part five"));
+        }));
+        assert!(caught.is_err());
+        assert_eq!(counts(&pool, 8), vec![1; 8]);
+    }
+}
