@@ -2,3 +2,4 @@
 //! the seeded case table, the CPU kernels, and (as plain sources) the GPU kernels.
 
 pub mod common;
+pub mod gemm;

@@ -337,8 +337,8 @@ impl RealRowsMut {
     pub unsafe fn store_shared(&self, isa: Isa, index: usize, start: usize, values: &[f32]) {
         let columns = start..start + values.len();
         match self {
-            // SAFETY: the caller excludes other uses of these elements.
             RealRowsMut::F32(rows) => {
+                // SAFETY: the caller excludes other uses of these elements.
                 unsafe { rows.shared(index, columns) }.copy_from_slice(values)
             }
             RealRowsMut::Bf16(rows) => {
@@ -395,7 +395,7 @@ mod tests {
         // SAFETY: 2 rows of 8, used only here.
         let rows = unsafe { RowsMut::from_raw(data.as_mut_ptr(), 8, 2, 8) };
         let mut rows = RealRowsMut::Bf16(rows);
-        rows.store(Isa::best(), 1, 2, &[1.0, 1.00390625, 1.01171875, -3.5]);
+        rows.store(Isa::best(), 1, 2, &[1.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -3.5]);
         let mut back = [9.0; 6];
         rows.as_rows().load(Isa::best(), 1, 1, &mut back);
         assert_eq!(back, [0.0, 1.0, 1.0, 1.015625, -3.5, 0.0]);

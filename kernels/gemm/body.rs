@@ -1,0 +1,241 @@
+//! The inner loops, generic over vector and decoder: dot products that decode in registers (few rows
+//! of `x`) and register tiles over a decoded panel (many). Both follow the contract in `simd.rs`, so
+//! an output element has the same bits from either.
+
+use super::simd::{Decode, Simd, TILE_COLS, Tile};
+
+/// Most bytes of codes in any decoder's step; size of the padded copy of a row's tail.
+const STEP_BYTES_MAX: usize = 64;
+
+/// Bytes of a cache line, and of a prefetch.
+const LINE_BYTES: usize = 64;
+
+/// Most scale bytes in any decoder's step.
+const STEP_SCALES_MAX: usize = 2;
+
+/// Some consecutive rows of one segment, within one row of scale blocks.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    /// Codes of the first row.
+    pub codes: *const u8,
+    /// Bytes between rows of codes.
+    pub code_stride: usize,
+    /// Scales of the first row (decoders that read scales), else any pointer.
+    pub scales: *const u8,
+    /// Bytes between rows of scales; 0 where the decoder reads none.
+    pub scale_stride: usize,
+    /// Rows in the run.
+    pub rows: usize,
+    /// Columns that exist.
+    pub cols: usize,
+}
+
+/// Rows of `x`, permuted: `rows` rows of whole steps, `stride` floats apart.
+#[derive(Clone, Copy)]
+pub(super) struct Permuted {
+    pub base: *const f32,
+    pub stride: usize,
+    pub rows: usize,
+}
+
+/// Where sums go: row i of `x`, weight row o at `base + i * stride + o`.
+#[derive(Clone, Copy)]
+pub(super) struct Sums {
+    pub base: *mut f32,
+    pub stride: usize,
+}
+
+/// A row's last, partial step, padded with zero codes (0.0 in every encoding).
+struct Tail {
+    codes: [u8; STEP_BYTES_MAX],
+    scales: [u8; STEP_SCALES_MAX],
+}
+
+impl Tail {
+    /// # Safety
+    /// `row` is a row of `run`.
+    #[inline(always)]
+    unsafe fn new<S: Simd, D: Decode<S>>(run: &Run, row: usize) -> Tail {
+        let step = run.cols / D::STEP;
+        let mut tail = Tail { codes: [0; STEP_BYTES_MAX], scales: [127; STEP_SCALES_MAX] };
+        let bytes = run.code_stride - step * D::CODE_BYTES;
+        let scales = run.scale_stride - step * D::SCALE_BYTES;
+        // SAFETY: both lie in the row; a partial step is shorter than the buffers.
+        unsafe {
+            let codes = run.codes.add(row * run.code_stride + step * D::CODE_BYTES);
+            std::ptr::copy_nonoverlapping(codes, tail.codes.as_mut_ptr(), bytes);
+            let from = run.scales.wrapping_add(row * run.scale_stride + step * D::SCALE_BYTES);
+            std::ptr::copy_nonoverlapping(from, tail.scales.as_mut_ptr(), scales);
+        }
+        tail
+    }
+}
+
+/// Sums of weight rows `row..row + W` with `X` rows of `x` from row `first` on.
+///
+/// # Safety
+/// Processor features of `S`; `run` has the rows, `x` has `X` rows from `first` on, `out` room for them.
+#[inline(always)]
+pub(super) unsafe fn dot<S: Simd, D: Decode<S>, const W: usize, const X: usize>(
+    run: &Run,
+    row: usize,
+    x: Permuted,
+    first: usize,
+    out: Sums,
+) {
+    // SAFETY: pointers stay inside rows of `run`, `x` and `out`; features by the caller. Prefetches
+    // may point past the end.
+    unsafe {
+        let steps = run.cols / D::STEP;
+        let x_base = x.base.add(first * x.stride);
+        let mut sums = [[S::zero(); X]; W];
+        let mut watch = D::watch();
+        let codes: [*const u8; W] =
+            std::array::from_fn(|w| run.codes.add((row + w) * run.code_stride));
+        let scales: [*const u8; W] =
+            std::array::from_fn(|w| run.scales.wrapping_add((row + w) * run.scale_stride));
+        for step in 0..steps {
+            for w in 0..W {
+                let at = codes[w].add(step * D::CODE_BYTES);
+                if (step * D::CODE_BYTES).is_multiple_of(LINE_BYTES) {
+                    S::prefetch(at.wrapping_add(W * run.code_stride));
+                }
+                let scale = scales[w].wrapping_add(step * D::SCALE_BYTES);
+                let block = D::decode(at, scale, &mut watch);
+                accumulate::<S, D, X>(&mut sums[w], block, x_base.add(step * D::STEP), x.stride);
+            }
+        }
+        if !run.cols.is_multiple_of(D::STEP) {
+            for (w, sums) in sums.iter_mut().enumerate() {
+                let tail = Tail::new::<S, D>(run, row + w);
+                let block = D::decode(tail.codes.as_ptr(), tail.scales.as_ptr(), &mut watch);
+                accumulate::<S, D, X>(sums, block, x_base.add(steps * D::STEP), x.stride);
+            }
+        }
+        let out_base = out.base.add(first * out.stride + row);
+        for (w, sums) in sums.iter().enumerate() {
+            for (i, sum) in sums.iter().enumerate() {
+                *out_base.add(i * out.stride + w) = S::sum(*sum);
+            }
+        }
+        if D::saw_nan(watch) {
+            spoil::<W, X>(run, row, first, out);
+        }
+    }
+}
+
+/// One step of one weight row: `sums[i] = fma(x[i], w, sums[i])` over its vectors, in order.
+#[inline(always)]
+unsafe fn accumulate<S: Simd, D: Decode<S>, const X: usize>(
+    sums: &mut [S::F; X],
+    block: D::Block,
+    x: *const f32,
+    x_stride: usize,
+) {
+    for (vector, w) in block.as_ref().iter().enumerate() {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: `x` has a whole step in each of its rows; features by the caller.
+            *sum = unsafe { S::fma(S::load(x.add(i * x_stride + vector * S::LANES)), *w, *sum) };
+        }
+    }
+}
+
+/// Makes the sums of those rows NaN that hold a NaN code. Rare, hence slow and out of line.
+#[cold]
+#[inline(never)]
+unsafe fn spoil<const W: usize, const X: usize>(run: &Run, row: usize, first: usize, out: Sums) {
+    for w in 0..W {
+        // SAFETY: the row lies in the run.
+        let codes = unsafe { run.codes.add((row + w) * run.code_stride) };
+        // SAFETY: as above.
+        let codes = unsafe { std::slice::from_raw_parts(codes, run.cols) };
+        if codes.iter().any(|code| code & 0x7f == 0x7f) {
+            for i in first..first + X {
+                // SAFETY: `dot` wrote the same place.
+                unsafe { *out.base.add(i * out.stride + row + w) = f32::NAN };
+            }
+        }
+    }
+}
+
+/// Decodes steps `steps` of weight row `row` into a panel whose vectors lie `TILE_COLS` vectors
+/// apart. Returns whether a NaN code went by.
+///
+/// # Safety
+/// Processor features of `S`; the row and the steps exist (a partial step counts); room in `panel`.
+#[inline(always)]
+pub(super) unsafe fn unpack<S: Simd, D: Decode<S>>(
+    run: &Run,
+    row: usize,
+    steps: std::ops::Range<usize>,
+    panel: *mut f32,
+) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let whole = run.cols / D::STEP;
+        let codes = run.codes.add(row * run.code_stride);
+        let scales = run.scales.wrapping_add(row * run.scale_stride);
+        let mut watch = D::watch();
+        let mut target = panel;
+        for step in steps.clone() {
+            let block = if step < whole {
+                let scale = scales.wrapping_add(step * D::SCALE_BYTES);
+                D::decode(codes.add(step * D::CODE_BYTES), scale, &mut watch)
+            } else {
+                let tail = Tail::new::<S, D>(run, row);
+                D::decode(tail.codes.as_ptr(), tail.scales.as_ptr(), &mut watch)
+            };
+            for vector in block.as_ref() {
+                S::store(target, *vector);
+                target = target.add(TILE_COLS * S::LANES);
+            }
+        }
+        D::saw_nan(watch)
+    }
+}
+
+/// `ROWS` × `TILE_COLS` accumulators over one chunk of columns. The panel's vectors are interleaved:
+/// vector v of weight row c is the (`TILE_COLS`·v + c)th.
+///
+/// # Safety
+/// Processor features of `S`; the tile's pointers are valid for `ROWS` rows of the documented sizes.
+#[inline(always)]
+pub(super) unsafe fn tile<S: Simd, const ROWS: usize>(tile: &Tile) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut sums = [[S::zero(); TILE_COLS]; ROWS];
+        let place = |i: usize, c: usize| tile.sums.add((i * TILE_COLS + c) * S::LANES);
+        if !tile.first {
+            for (i, row) in sums.iter_mut().enumerate() {
+                for (c, sum) in row.iter_mut().enumerate() {
+                    *sum = S::load(place(i, c));
+                }
+            }
+        }
+        let (mut x_at, mut w_at) = (tile.x, tile.panel);
+        for _ in 0..tile.vectors {
+            let mut x = [S::zero(); ROWS];
+            for (i, x) in x.iter_mut().enumerate() {
+                *x = S::load(x_at.add(i * tile.x_stride));
+            }
+            for c in 0..TILE_COLS {
+                let w = S::load(w_at.add(c * S::LANES));
+                for (row, x) in sums.iter_mut().zip(x) {
+                    row[c] = S::fma(x, w, row[c]);
+                }
+            }
+            x_at = x_at.add(S::LANES);
+            w_at = w_at.add(TILE_COLS * S::LANES);
+        }
+        for (i, row) in sums.iter().enumerate() {
+            if tile.out.is_null() {
+                for (c, sum) in row.iter().enumerate() {
+                    S::store(place(i, c), *sum);
+                }
+            } else {
+                let out = tile.out.add(i * tile.out_stride);
+                out.cast::<[f32; TILE_COLS]>().write_unaligned(S::sum4(*row));
+            }
+        }
+    }
+}

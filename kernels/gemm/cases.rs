@@ -1,0 +1,224 @@
+//! Seeded matmul cases: odd sizes, tails, several segments, groups, extremes of every encoding.
+
+use super::oracle;
+use super::weight::{Encoding, Segment};
+
+/// One matmul to try.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What is special about it.
+    pub name: &'static str,
+    /// Start of the random numbers.
+    pub seed: u64,
+    /// Rows of `x`.
+    pub rows: usize,
+    /// Columns of `x` and of the weight.
+    pub cols: usize,
+    /// Matrices of the weight.
+    pub groups: usize,
+    /// Rows of the segments of each matrix.
+    pub parts: Vec<usize>,
+    /// Encoding of all segments.
+    pub encoding: Encoding,
+    /// Row offsets of the groups; `None`: cyclic.
+    pub offsets: Option<Vec<i32>>,
+    /// How codes and scales are drawn.
+    pub fill: Fill,
+}
+
+/// How codes and scales are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Codes spread over the format, scales around 2^-8.
+    Plain,
+    /// Every code but NaN, scales from 2^-40 to 2^40.
+    Wide,
+    /// The smallest nonzero and subnormal codes only.
+    Tiny,
+}
+
+/// One segment that owns its bytes.
+#[derive(Clone, Debug)]
+pub struct OwnedSegment {
+    /// Output rows.
+    pub rows: usize,
+    /// As in [`Segment`].
+    pub codes: Vec<u8>,
+    /// As in [`Segment`].
+    pub scales: Vec<u8>,
+    /// As in [`Segment`].
+    pub encoding: Encoding,
+}
+
+impl OwnedSegment {
+    /// The view that a matmul takes.
+    pub fn view(&self) -> Segment<'_> {
+        let OwnedSegment { rows, ref codes, ref scales, encoding } = *self;
+        Segment { rows, codes, scales, encoding }
+    }
+}
+
+/// What a case's seed stands for.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// `[rows, cols]`; every value is exact in bf16.
+    pub x: Vec<f32>,
+    /// Segments of all groups, in order.
+    pub segments: Vec<OwnedSegment>,
+}
+
+/// SplitMix64.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// The stream of `seed`.
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number in `0..limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.bits() % limit
+    }
+
+    /// About normal: mean 0, variance 1, within ±3.5.
+    pub fn gauss(&mut self) -> f32 {
+        let sum: u64 = (0..4).map(|_| self.bits() >> 40).sum();
+        ((sum as f64 / (1u64 << 24) as f64 - 2.0) * 3f64.sqrt()) as f32
+    }
+}
+
+impl Case {
+    /// Output columns.
+    pub fn outputs(&self) -> usize {
+        self.parts.iter().sum()
+    }
+
+    /// Draws `x` and the weight.
+    pub fn data(&self) -> Data {
+        let mut random = Random::new(self.seed);
+        let x = (0..self.rows * self.cols).map(|_| bf16(random.gauss())).collect();
+        let parts = self.parts.repeat(self.groups);
+        let segments = parts.iter().map(|&rows| self.segment(&mut random, rows)).collect();
+        Data { x, segments }
+    }
+
+    fn segment(&self, random: &mut Random, rows: usize) -> OwnedSegment {
+        let bytes = rows * self.encoding.row_bytes(self.cols);
+        let mut codes: Vec<u8> = match self.encoding {
+            Encoding::F32 => {
+                (0..bytes / 4).flat_map(|_| (random.gauss() / 16.0).to_le_bytes()).collect()
+            }
+            Encoding::Bf16 => (0..bytes / 2)
+                .flat_map(|_| half::bf16::from_f32(random.gauss() / 16.0).to_le_bytes())
+                .collect(),
+            Encoding::F16 => (0..bytes / 2)
+                .flat_map(|_| half::f16::from_f32(random.gauss() / 16.0).to_le_bytes())
+                .collect(),
+            Encoding::Fp8 { .. } | Encoding::Fp4 => {
+                (0..bytes).map(|_| random.bits() as u8).collect()
+            }
+        };
+        if let Encoding::Fp8 { .. } = self.encoding {
+            for code in &mut codes {
+                match self.fill {
+                    Fill::Tiny => *code &= 0x87,
+                    _ if *code & 0x7f == 0x7f => *code ^= 1,
+                    _ => {}
+                }
+            }
+        }
+        if (self.encoding, self.fill) == (Encoding::Fp4, Fill::Tiny) {
+            codes.iter_mut().for_each(|code| *code &= 0x99);
+        }
+        let scale = |random: &mut Random| match self.fill {
+            Fill::Wide => 87 + random.below(81) as u8,
+            _ => 118 + random.below(3) as u8,
+        };
+        let count = self.encoding.scale_bytes(rows, self.cols);
+        let scales = (0..count).map(|_| scale(random)).collect();
+        OwnedSegment { rows, codes, scales, encoding: self.encoding }
+    }
+
+    /// What the oracle says, `[rows, outputs]`, and the sum of the products' magnitudes, by which
+    /// an error is measured.
+    pub fn expect(&self, data: &Data) -> (Vec<f64>, Vec<f64>) {
+        let decoded: Vec<Vec<f64>> =
+            data.segments.iter().map(|part| oracle::decode(&part.view(), self.cols)).collect();
+        let groups: Vec<Vec<f64>> =
+            decoded.chunks(self.parts.len()).map(|parts| parts.concat()).collect();
+        let group_of = oracle::group_of(self.rows, self.groups, self.offsets.as_deref());
+        let x: Vec<f64> = data.x.iter().map(|&value| f64::from(value)).collect();
+        let out = oracle::matmul(&x, self.cols, &groups, &group_of);
+        let magnitude = |values: &[f64]| values.iter().map(|value| value.abs()).collect::<Vec<_>>();
+        let sizes: Vec<Vec<f64>> = groups.iter().map(|group| magnitude(group)).collect();
+        (out, oracle::matmul(&magnitude(&x), self.cols, &sizes, &group_of))
+    }
+
+    /// Largest error of an f32 accumulation in any order, per unit of summed magnitudes.
+    ///
+    /// The worst case of a serial chain is cols · 2^-24. Lanes and trees shorten the chain to at most
+    /// an eighth; the 8 more are the tree and the final rounding.
+    pub fn tolerance(&self) -> f64 {
+        (self.cols as f64 / 8.0 + 8.0) * 2f64.powi(-24)
+    }
+}
+
+/// Rounds to bf16 by cutting: any exact bf16 value will do.
+fn bf16(value: f32) -> f32 {
+    f32::from_bits(value.to_bits() & 0xffff_0000)
+}
+
+/// All encodings a weight may have, with the usual and an unusual FP8 block.
+pub const ENCODINGS: [Encoding; 6] = [
+    Encoding::F32,
+    Encoding::Bf16,
+    Encoding::F16,
+    Encoding::Fp8 { rows: 128, cols: 128 },
+    Encoding::Fp8 { rows: 32, cols: 32 },
+    Encoding::Fp4,
+];
+
+/// The table.
+pub fn cases() -> Vec<Case> {
+    let mut out = Vec::new();
+    for (index, encoding) in ENCODINGS.into_iter().enumerate() {
+        let case = |name, rows, cols, parts: &[usize]| Case {
+            name,
+            seed: 1000 * index as u64 + rows as u64 + cols as u64,
+            rows,
+            cols,
+            groups: 1,
+            parts: parts.to_vec(),
+            encoding,
+            offsets: None,
+            fill: Fill::Plain,
+        };
+        out.extend([
+            case("one row", 1, 256, &[130]),
+            case("one output", 3, 128, &[1]),
+            case("narrowest", 2, 2, &[3]),
+            case("odd widths", 5, 330, &[37]),
+            case("tail of a chunk", 11, 1090, &[29]),
+            case("two segments", 7, 192, &[136, 61]),
+            case("many rows", 131, 160, &[45]),
+            case("long chunks", 14, 1536, &[20]),
+        ]);
+        let extreme = [Fill::Wide, Fill::Tiny];
+        out.extend(extreme.map(|fill| Case { fill, ..case("extremes", 10, 256, &[140]) }));
+        out.push(Case { groups: 3, ..case("cyclic groups", 20, 96, &[17, 16]) });
+        let offsets = Some(vec![0, 0, 1, 13, 13, 33]);
+        out.push(Case { groups: 5, offsets, ..case("sorted groups", 36, 96, &[40, 3]) });
+    }
+    out
+}

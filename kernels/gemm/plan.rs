@@ -1,0 +1,200 @@
+//! Cuts a matmul into tasks and hands them to the pool.
+
+use super::task::{self, Operands, RowSet, TASK_COLS_MAX, task_rows_max};
+use super::weight::{Segment, WeightView};
+use crate::common::isa::{Isa, Level};
+use crate::common::pool::Pool;
+use crate::common::rows::{RealRows, RealRowsMut};
+use crate::common::scratch;
+use std::ops::Range;
+
+/// Which rows use which group of the weight.
+#[derive(Clone, Copy, Debug)]
+pub enum RowGroups<'a> {
+    /// Row i uses group i mod groups. One group: every row uses it.
+    Cyclic,
+    /// Group g owns rows `offsets[g]..offsets[g + 1]`. Rows behind the last offset are not computed
+    /// and their output is not written.
+    Sorted(&'a [i32]),
+}
+
+/// Tasks per thread that the cutting aims at, so that no thread waits long for the last one.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Fewest weight rows in a task: permuting `x` must stay small beside multiplying.
+const TASK_COLS_MIN: usize = 32;
+
+/// Multiply-adds below which waking other threads costs more than it gains.
+const SERIAL_MAX: usize = 1 << 16;
+
+/// `out[i] = W[g(i)] · x[i]` in f32, rounded once to the dtype of `out`.
+///
+/// `x` is `[n, cols]`, `out` `[n, rows]`. NaN in a weight row, its scales or `x` gives the canonical
+/// quiet NaN. With FP8 weights |x·scale| should lie within
+/// 2^±60 (or be 0): beyond, sums overflow early or lose small products.
+///
+/// # Panics
+/// If the shapes do not fit each other, or `offsets` is not an ascending list of groups + 1 numbers
+/// within the rows.
+pub fn matmul(
+    isa: Isa,
+    pool: &Pool,
+    x: RealRows,
+    weight: &WeightView<'_>,
+    groups: RowGroups<'_>,
+    out: RealRowsMut,
+) {
+    assert_eq!(x.width(), weight.cols(), "matmul: width of x");
+    assert_eq!(out.width(), weight.rows(), "matmul: width of out");
+    assert_eq!(x.rows(), out.rows(), "matmul: rows");
+    let cut = Cut::new(pool.threads(), weight, groups, x.rows());
+    let operands = Operands { isa, x, out, cols: weight.cols() };
+    let run = |index: usize| {
+        let (group, rows, outputs) = cut.task(index);
+        // SAFETY: tasks cover disjoint elements of `out`, and by the contract of the views only this
+        // call writes them.
+        scratch::with(|block| unsafe {
+            run_on(isa, &operands, weight.group(group), rows, outputs, block)
+        });
+    };
+    if cut.live_rows * weight.rows() * weight.cols() < SERIAL_MAX {
+        (0..cut.tasks).for_each(run);
+    } else {
+        pool.run(cut.tasks, &run);
+    }
+}
+
+/// Picks the code for the instruction set.
+unsafe fn run_on(
+    isa: Isa,
+    operands: &Operands,
+    segments: &[Segment<'_>],
+    rows: RowSet,
+    outputs: Range<usize>,
+    block: &mut [f32],
+) {
+    // SAFETY: an `Isa` proves the features; outputs are exclusive by the caller.
+    unsafe {
+        match isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => run_avx512(operands, segments, rows, outputs, block),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => run_avx2(operands, segments, rows, outputs, block),
+            _ => task::run::<super::scalar::Scalar>(operands, segments, rows, outputs, block),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn run_avx512(
+    operands: &Operands,
+    segments: &[Segment<'_>],
+    rows: RowSet,
+    outputs: Range<usize>,
+    block: &mut [f32],
+) {
+    // SAFETY: the features are enabled here; outputs are exclusive by the caller.
+    unsafe { task::run::<super::avx512::Avx512>(operands, segments, rows, outputs, block) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn run_avx2(
+    operands: &Operands,
+    segments: &[Segment<'_>],
+    rows: RowSet,
+    outputs: Range<usize>,
+    block: &mut [f32],
+) {
+    // SAFETY: the features are enabled here; outputs are exclusive by the caller.
+    unsafe { task::run::<super::avx2::Avx2>(operands, segments, rows, outputs, block) }
+}
+
+/// How a matmul is cut: per group blocks of rows times blocks of outputs.
+struct Cut<'a> {
+    groups: RowGroups<'a>,
+    group_count: usize,
+    rows: usize,
+    live_rows: usize,
+    /// Most rows of `x` in a task.
+    block_rows: usize,
+    outputs: usize,
+    /// Weight rows in a task.
+    block_outputs: usize,
+    tasks: usize,
+}
+
+impl<'a> Cut<'a> {
+    fn new(threads: usize, weight: &WeightView<'_>, groups: RowGroups<'a>, rows: usize) -> Cut<'a> {
+        if let RowGroups::Sorted(offsets) = groups {
+            assert_eq!(offsets.len(), weight.groups() + 1, "matmul: offsets");
+            assert!(offsets.is_sorted() && offsets[0] >= 0, "matmul: offsets ascend");
+            assert!(offsets[weight.groups()] as usize <= rows, "matmul: offsets within rows");
+        }
+        let mut cut = Cut {
+            groups,
+            group_count: weight.groups(),
+            rows,
+            live_rows: rows,
+            block_rows: task_rows_max(weight.cols()),
+            outputs: weight.rows(),
+            block_outputs: TASK_COLS_MAX,
+            tasks: 0,
+        };
+        if let RowGroups::Sorted(offsets) = groups {
+            cut.live_rows = (offsets[weight.groups()] - offsets[0]) as usize;
+        }
+        let blocks: usize = (0..cut.group_count).map(|group| cut.row_blocks(group)).sum();
+        while cut.block_outputs > TASK_COLS_MIN
+            && blocks * cut.outputs.div_ceil(cut.block_outputs) < threads * TASKS_PER_THREAD
+        {
+            cut.block_outputs /= 2;
+        }
+        cut.tasks = blocks * cut.outputs.div_ceil(cut.block_outputs);
+        cut
+    }
+
+    /// The rows of `x` that use `group`.
+    fn rows_of(&self, group: usize) -> RowSet {
+        match self.groups {
+            RowGroups::Cyclic => RowSet {
+                first: group,
+                step: self.group_count,
+                count: (self.rows.saturating_sub(group)).div_ceil(self.group_count),
+            },
+            RowGroups::Sorted(offsets) => RowSet {
+                first: offsets[group] as usize,
+                step: 1,
+                count: (offsets[group + 1] - offsets[group]) as usize,
+            },
+        }
+    }
+
+    fn row_blocks(&self, group: usize) -> usize {
+        self.rows_of(group).count.div_ceil(self.block_rows)
+    }
+
+    /// Task `index`: a group, some of its rows, some outputs. Tasks that share weight rows are
+    /// neighbours, so that those rows are fetched from memory once.
+    fn task(&self, index: usize) -> (usize, RowSet, Range<usize>) {
+        let output_blocks = self.outputs.div_ceil(self.block_outputs);
+        let mut rest = index;
+        let mut group = 0;
+        while rest >= self.row_blocks(group) * output_blocks {
+            rest -= self.row_blocks(group) * output_blocks;
+            group += 1;
+        }
+        let blocks = self.row_blocks(group);
+        let (output_block, block) = (rest / blocks, rest % blocks);
+        let rows = self.rows_of(group);
+        // Blocks of equal size rather than full ones and a stump.
+        let (begin, end) = (rows.count * block / blocks, rows.count * (block + 1) / blocks);
+        let start = output_block * self.block_outputs;
+        (
+            group,
+            RowSet { first: rows.first + begin * rows.step, count: end - begin, ..rows },
+            start..self.outputs.min(start + self.block_outputs),
+        )
+    }
+}

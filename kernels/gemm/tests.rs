@@ -1,0 +1,241 @@
+//! Every encoding on every instruction set against the oracle, and law 7 bit by bit.
+
+use super::cases::{Case, Data, ENCODINGS, Fill, cases};
+use super::{Encoding, RowGroups, Segment, WeightView, matmul};
+use crate::common::isa::Isa;
+use crate::common::pool::Pool;
+use crate::common::rows::{RealRows, RealRowsMut, Rows, RowsMut};
+use half::bf16;
+
+/// The only place that calls the matmul: f32 rows in and out, NaN where nothing was written.
+fn run(isa: Isa, pool: &Pool, case: &Case, data: &Data) -> Vec<f32> {
+    let views: Vec<Segment<'_>> = data.segments.iter().map(|part| part.view()).collect();
+    let weight = WeightView::new(case.cols, case.groups, &views).expect("cases are well formed");
+    let mut out = vec![f32::NAN; case.rows * case.outputs()];
+    // SAFETY: both views lie in vectors that nobody else uses during the call.
+    let (x, target) = unsafe {
+        (
+            Rows::from_raw(data.x.as_ptr(), case.cols, case.rows, case.cols),
+            RowsMut::from_raw(out.as_mut_ptr(), case.outputs(), case.rows, case.outputs()),
+        )
+    };
+    let groups = case.offsets.as_deref().map_or(RowGroups::Cyclic, RowGroups::Sorted);
+    matmul(isa, pool, RealRows::F32(x), &weight, groups, RealRowsMut::F32(target));
+    out
+}
+
+/// Worst error in units of the tolerance.
+fn excess(case: &Case, data: &Data, out: &[f32]) -> f64 {
+    let (want, size) = case.expect(data);
+    let mut worst: f64 = 0.0;
+    for ((got, want), size) in out.iter().zip(want).zip(size) {
+        assert_eq!(got.is_nan(), want.is_nan(), "{case:?}");
+        if !want.is_nan() {
+            let error = (f64::from(*got) - want).abs();
+            worst = worst.max(error / (size * case.tolerance()).max(f64::MIN_POSITIVE));
+        }
+    }
+    worst
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+fn dense(encoding: Encoding, rows: usize, cols: usize, outputs: usize) -> Case {
+    Case {
+        name: "dense",
+        seed: (rows * cols) as u64,
+        rows,
+        cols,
+        groups: 1,
+        parts: vec![outputs],
+        encoding,
+        offsets: None,
+        fill: Fill::Plain,
+    }
+}
+
+#[test]
+fn every_case_agrees_with_the_oracle() {
+    let pool = Pool::new(2);
+    for isa in Isa::all() {
+        for case in cases() {
+            let data = case.data();
+            let worst = excess(&case, &data, &run(isa, &pool, &case, &data));
+            assert!(worst <= 1.0, "{isa} {case:?}: {worst}");
+        }
+    }
+}
+
+#[test]
+fn wrong_variants_exceed_the_tolerance() {
+    let pool = Pool::new(1);
+    // With wildly different scales a small block drowns in the tolerance of a large one.
+    for case in cases().into_iter().filter(|case| case.cols > 64 && case.fill != Fill::Wide) {
+        let data = case.data();
+        let mut wrong = Vec::new();
+        // One column forgotten in one row.
+        let mut variant = data.clone();
+        variant.x[case.cols - 1] = 0.0;
+        wrong.push(("last column", variant));
+        // One scale off by one, or one number's exponent.
+        let mut variant = data.clone();
+        let first = &mut variant.segments[0];
+        if first.scales.is_empty() {
+            first.codes[case.encoding.row_bytes(1) - 1] ^= 0x04;
+        } else {
+            first.scales[0] += 1;
+        }
+        if case.offsets.is_none() {
+            wrong.push(("scale", variant));
+        }
+        for (name, variant) in wrong {
+            let out = run(Isa::best(), &pool, &case, &variant);
+            assert!(excess(&case, &data, &out) > 1.0, "{name} in {case:?}");
+        }
+    }
+}
+
+#[test]
+fn rows_are_exact_for_every_count() {
+    let pool = Pool::new(2);
+    for isa in Isa::all() {
+        for encoding in ENCODINGS {
+            for cols in [1090, 256] {
+                let whole = dense(encoding, 70, cols, 43);
+                let data = whole.data();
+                let reference = bits(&run(isa, &pool, &whole, &data));
+                for rows in 1..70 {
+                    let case = Case { rows, ..whole.clone() };
+                    for start in [0, 70 - rows] {
+                        let x = data.x[start * cols..(start + rows) * cols].to_vec();
+                        let part = Data { x, segments: data.segments.clone() };
+                        let got = bits(&run(isa, &pool, &case, &part));
+                        let want = &reference[start * 43..(start + rows) * 43];
+                        assert_eq!(got, want, "{isa} {encoding:?} {rows} rows from {start}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_and_cutting_do_not_change_bits() {
+    let pools = [1, 2, 3, 16].map(Pool::new);
+    for isa in Isa::all() {
+        for case in cases() {
+            let data = case.data();
+            let [first, rest @ ..] =
+                pools.each_ref().map(|pool| bits(&run(isa, pool, &case, &data)));
+            rest.iter().for_each(|other| assert_eq!(&first, other, "{isa} {case:?}"));
+        }
+    }
+}
+
+#[test]
+fn grouped_rows_have_the_bits_of_dense_ones() {
+    let pool = Pool::new(2);
+    for isa in Isa::all() {
+        for case in cases().into_iter().filter(|case| case.groups > 1) {
+            let data = case.data();
+            let out = run(isa, &pool, &case, &data);
+            let group_of = super::oracle::group_of(case.rows, case.groups, case.offsets.as_deref());
+            for (row, &group) in group_of.iter().enumerate().filter(|(_, group)| **group >= 0) {
+                let parts = case.parts.len();
+                let alone = Case { rows: 1, groups: 1, offsets: None, ..case.clone() };
+                let part = Data {
+                    x: data.x[row * case.cols..(row + 1) * case.cols].to_vec(),
+                    segments: data.segments[group as usize * parts..][..parts].to_vec(),
+                };
+                let want = bits(&run(isa, &pool, &alone, &part));
+                assert_eq!(bits(&out)[row * want.len()..][..want.len()], want, "{isa} {case:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nan_weights_and_scales_give_one_nan_in_their_rows_only() {
+    let pool = Pool::new(2);
+    for isa in Isa::all() {
+        for encoding in ENCODINGS {
+            for rows in [1, 2, 4, 9, 40] {
+                for (bad_code, column) in [(0x7f, 0), (0xff, 77), (0x7f, 129)] {
+                    let case = dense(encoding, rows, 130, 21);
+                    let mut data = case.data();
+                    let segment = &mut data.segments[0];
+                    let stride = encoding.row_bytes(130);
+                    match encoding {
+                        Encoding::F32 => {
+                            segment.codes[5 * stride + 4 * column..][..4].fill(0xff);
+                        }
+                        Encoding::Bf16 | Encoding::F16 => {
+                            segment.codes[5 * stride + 2 * column..][..2].fill(0xff);
+                        }
+                        Encoding::Fp8 { .. } => segment.codes[5 * stride + column] = bad_code,
+                        Encoding::Fp4 => segment.scales[5 * 5 + column / 32] = 255,
+                    }
+                    let out = run(isa, &pool, &case, &data);
+                    for (at, value) in out.iter().enumerate() {
+                        let want_nan = at % 21 == 5;
+                        assert_eq!(value.is_nan(), want_nan, "{isa} {encoding:?} {at}");
+                        assert!(!want_nan || value.to_bits() == f32::NAN.to_bits());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_scales_are_exact() {
+    // One product per output, so the result is the decoded weight itself. Beyond these scales a
+    // weight overflows f32 (FP4) or x·scale leaves the range that FP8 promises.
+    let fp8 = Encoding::Fp8 { rows: 1, cols: 32 };
+    let pool = Pool::new(1);
+    for isa in Isa::all() {
+        for (encoding, scales) in [(fp8, 67..=187), (Encoding::Fp4, 0..=252)] {
+            for rows in [1, 9] {
+                let case = dense(encoding, rows, 32, scales.clone().count());
+                let mut data = case.data();
+                data.x = vec![0.0; rows * 32];
+                data.x.chunks_mut(32).for_each(|row| row[6] = 1.0);
+                data.segments[0].scales = scales.clone().collect();
+                let out = run(isa, &pool, &case, &data);
+                let (want, _) = case.expect(&data);
+                for (at, (got, want)) in out.iter().zip(want).enumerate() {
+                    assert_eq!(*got, want as f32, "{isa} {encoding:?} {at}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bf16_rows_round_once() {
+    let pool = Pool::new(2);
+    for isa in Isa::all() {
+        for rows in [1, 12] {
+            let case = dense(Encoding::Bf16, rows, 200, 33);
+            let data = case.data();
+            let wide = run(isa, &pool, &case, &data);
+            let want: Vec<bf16> = wide.iter().map(|&value| bf16::from_f32(value)).collect();
+            let x: Vec<bf16> = data.x.iter().map(|&value| bf16::from_f32(value)).collect();
+            let mut out = vec![bf16::ZERO; want.len()];
+            let views: Vec<Segment<'_>> = data.segments.iter().map(|part| part.view()).collect();
+            let weight = WeightView::new(200, 1, &views).expect("well formed");
+            // SAFETY: both views lie in vectors that nobody else uses during the call.
+            let (x, target) = unsafe {
+                (
+                    Rows::from_raw(x.as_ptr(), 200, rows, 200),
+                    RowsMut::from_raw(out.as_mut_ptr(), 33, rows, 33),
+                )
+            };
+            let target = RealRowsMut::Bf16(target);
+            matmul(isa, &pool, RealRows::Bf16(x), &weight, RowGroups::Cyclic, target);
+            assert_eq!(out, want);
+        }
+    }
+}
