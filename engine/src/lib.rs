@@ -1,1 +1,7 @@
-//! Under construction.
+//! DeepSeek-V4 on op programs: model, state, schedule, text. Knows the model and no hardware.
+#![forbid(unsafe_code)]
+
+pub mod budget;
+pub mod config;
+pub mod limits;
+pub mod refusal;
