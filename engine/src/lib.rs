@@ -4,4 +4,5 @@
 pub mod budget;
 pub mod config;
 pub mod limits;
+pub mod load;
 pub mod refusal;

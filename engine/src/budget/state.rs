@@ -1,6 +1,7 @@
 //! Bytes of a sequence's state (the op program's section on persistent state): what grows per token,
 //! what each live sequence has whatever its length, and what a device has once.
 
+use hal::{DType, RowCodec};
 use serde::Serialize;
 
 use crate::config::{INDEX_BLOCK, KEY_BLOCK, LayerSpec, ModelConfig};
@@ -19,34 +20,23 @@ pub enum KeyStorage {
     F32,
 }
 
-/// Rows are padded so that the next one is aligned for 32-bit loads.
-const ROW_ALIGN: u64 = 4;
-
 impl KeyStorage {
     /// Bytes of one window key or compressed entry.
     pub fn key_bytes(self, config: &ModelConfig) -> u64 {
-        let (head, rope) = (u64::from(config.head_dim), u64::from(config.rope.dims));
-        match self {
-            KeyStorage::Coded => {
-                let body = head - rope;
-                let coded = body + 2 * rope + body.div_ceil(u64::from(KEY_BLOCK));
-                coded.next_multiple_of(ROW_ALIGN)
-            }
-            KeyStorage::Bf16 => 2 * head,
-            KeyStorage::F32 => 4 * head,
-        }
+        let coded = RowCodec::Fp8 { block: KEY_BLOCK as u16, tail: config.rope.dims as u16 };
+        self.row_bytes(coded, config.head_dim)
     }
 
     /// Bytes of one index key.
     pub fn index_bytes(self, config: &ModelConfig) -> u64 {
-        let width = u64::from(config.index_head_dim);
+        self.row_bytes(RowCodec::Fp4 { block: INDEX_BLOCK as u16 }, config.index_head_dim)
+    }
+
+    fn row_bytes(self, coded: RowCodec, width: u32) -> u64 {
         match self {
-            KeyStorage::Coded => {
-                let coded = width.div_ceil(2) + width.div_ceil(u64::from(INDEX_BLOCK));
-                coded.next_multiple_of(ROW_ALIGN)
-            }
-            KeyStorage::Bf16 => 2 * width,
-            KeyStorage::F32 => 4 * width,
+            KeyStorage::Coded => coded.row_bytes(DType::Bf16, width),
+            KeyStorage::Bf16 => RowCodec::Plain.row_bytes(DType::Bf16, width),
+            KeyStorage::F32 => RowCodec::Plain.row_bytes(DType::F32, width),
         }
     }
 }

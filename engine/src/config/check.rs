@@ -168,7 +168,7 @@ impl ModelConfig {
         if ratio == 0 {
             return Ok(());
         }
-        if ratio < 2 || page % ratio != 0 {
+        if ratio < 2 || !page.is_multiple_of(ratio) {
             return Err(refuse(format!(
                 "layer {index} has compression ratio {ratio}; \
                  this build runs 0 and the divisors of {page} from 2 on"
@@ -218,14 +218,14 @@ impl ModelConfig {
     /// `Config`, saying which width does not divide and that plain numerics remain.
     pub fn check_served(&self) -> Result<(), Refusal> {
         let body = self.head_dim - self.rope.dims;
-        if body % KEY_BLOCK != 0 {
+        if !body.is_multiple_of(KEY_BLOCK) {
             return Err(refuse(format!(
                 "served numerics quantise keys in blocks of {KEY_BLOCK}, but head_dim - \
                  qk_rope_head_dim is {body}; use plain numerics"
             )));
         }
         let selects = self.layers.iter().any(|layer| layer.indexed);
-        if selects && self.index_head_dim % INDEX_BLOCK != 0 {
+        if selects && !self.index_head_dim.is_multiple_of(INDEX_BLOCK) {
             return Err(refuse(format!(
                 "served numerics quantise index keys in blocks of {INDEX_BLOCK}, but index_head_dim is \
                  {}; use plain numerics",

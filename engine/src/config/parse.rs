@@ -287,12 +287,16 @@ impl Keys<'_> {
 }
 
 pub(super) fn missing(paths: &[&str]) -> Refusal {
-    refuse(format!("{} is missing", paths.join(" (or ")) + &")".repeat(paths.len() - 1))
+    match paths {
+        [key] => refuse(format!("{key} is missing")),
+        [key, others @ ..] => refuse(format!("{key} (or {}) is missing", others.join(" or "))),
+        [] => unreachable!("every number has a key"),
+    }
 }
 
-/// A value as it may stand in a message.
+/// A value as it may stand in a message: its JSON, which escapes what is not printable, cut short.
 pub(super) fn brief(value: &Value) -> String {
-    shown(&value.to_string())
+    value.to_string().chars().take(80).collect()
 }
 
 pub(super) fn count(value: &Value) -> Result<u32, &'static str> {

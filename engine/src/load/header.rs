@@ -196,7 +196,9 @@ impl RawEntry {
         let at = shown(&name);
         let Some(dtype) = Dtype::from_name(&self.dtype) else {
             let dtype = shown(&self.dtype);
-            return Err(refuse(format!("tensor {at} has dtype {dtype}, which this build cannot read")));
+            return Err(refuse(format!(
+                "tensor {at} has dtype {dtype}, which this build cannot read"
+            )));
         };
         if self.shape.len() > limits::RANK_MAX {
             let rank = self.shape.len();

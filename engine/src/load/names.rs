@@ -197,22 +197,30 @@ mod tests {
             ("head.weight", &["lm_head.weight"]),
             ("hc_head_fn", &["model.hc_head.hc_fn"]),
             ("layers.3.attn.wq_a.weight", &["model.layers.3.self_attn.q_a_proj.weight"]),
-            ("layers.3.attn.wq_a.scale", &[
-                "model.layers.3.attn.wq_a.scale",
-                "model.layers.3.self_attn.q_a_proj.weight_scale_inv",
-                "layers.3.self_attn.wq_a.weight_scale_inv",
-            ]),
+            (
+                "layers.3.attn.wq_a.scale",
+                &[
+                    "model.layers.3.attn.wq_a.scale",
+                    "model.layers.3.self_attn.q_a_proj.weight_scale_inv",
+                    "layers.3.self_attn.wq_a.weight_scale_inv",
+                ],
+            ),
             ("layers.3.hc_attn_scale", &["model.layers.3.attn_hc.scale"]),
-            ("layers.0.attn.indexer.compressor.wkv.weight", &[
-                "model.layers.0.self_attn.compressor.indexer.kv_proj.weight",
-            ]),
+            (
+                "layers.0.attn.indexer.compressor.wkv.weight",
+                &["model.layers.0.self_attn.compressor.indexer.kv_proj.weight"],
+            ),
             ("layers.0.ffn.gate.bias", &["model.layers.0.mlp.gate.e_score_correction_bias"]),
-            ("layers.0.ffn.experts.17.w3.weight", &["model.layers.0.mlp.experts.17.up_proj.weight"]),
+            (
+                "layers.0.ffn.experts.17.w3.weight",
+                &["model.layers.0.mlp.experts.17.up_proj.weight"],
+            ),
             ("layers.0.ffn.experts.17.w2.scale", &["layers.0.ffn.experts.17.w2.weight_scale_inv"]),
             ("layers.0.ffn.experts.gate_up_proj", &["model.layers.0.mlp.experts.gate_up_proj"]),
-            ("layers.0.ffn.experts.down_proj_scale", &[
-                "model.layers.0.mlp.experts.down_proj_scale_inv",
-            ]),
+            (
+                "layers.0.ffn.experts.down_proj_scale",
+                &["model.layers.0.mlp.experts.down_proj_scale_inv"],
+            ),
             ("mtp.0.e_proj.scale", &["mtp.0.e_proj.weight_scale_inv"]),
         ];
         for (released, others) in rows {
