@@ -1,7 +1,8 @@
 """A newcomer's own phrasings with the answers that would be right, written by hand and not by the templates.
 
 Each entry is a list of turns: user, assistant, user, ..., and last the expected answer. A sum above 20 without thinking
-is expected with its working, as the model is taught to answer. None of the wordings is in the training templates.
+is expected with its working, as the model is taught to answer. The list was written before training and not changed after it;
+a few of the shortest (`say potato`, `2+2?`) happen to be what a template can also give.
 """
 import chat
 import talk
