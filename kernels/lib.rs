@@ -3,3 +3,4 @@
 
 pub mod common;
 pub mod gemm;
+pub mod quant;

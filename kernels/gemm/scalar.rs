@@ -5,8 +5,9 @@
 
 use super::body;
 use super::simd::{Decode, Simd, Tile};
-use super::tables::{E2M1_SCALED, E4M3};
+use super::tables::E2M1_SCALED;
 use super::task::Family;
+use crate::quant::formats::E4M3;
 use half::{bf16, f16};
 
 /// Eight f32.

@@ -6,11 +6,11 @@
 
 use super::body::{self, Permuted, Run, Sums};
 use super::simd::{Decode, Simd, TILE_COLS, Tile};
-use super::tables::E8M0;
 use super::weight::{COLS_MAX, Encoding, FP4_COLS, Segment};
 use crate::common::isa::Isa;
 use crate::common::rows::{RealRows, RealRowsMut};
 use crate::common::scratch::SCRATCH_FLOATS;
+use crate::quant::formats::E8M0;
 use std::ops::Range;
 
 /// Up to this many rows of `x` are multiplied by dot products; more are worth a decoded panel.
