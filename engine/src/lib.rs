@@ -3,6 +3,15 @@
 
 pub mod budget;
 pub mod config;
+mod engine;
+pub mod error;
 pub mod limits;
 pub mod load;
+pub mod model;
 pub mod refusal;
+pub mod state;
+
+pub use engine::{Engine, Logits, ModelOptions, Run, Want};
+pub use error::{Error, Result};
+pub use model::Numerics;
+pub use state::{Sequence, Snapshot};

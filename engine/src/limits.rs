@@ -56,3 +56,39 @@ const _: () = assert!(PAGE_TOKENS.is_power_of_two());
 const _: () = assert!(ROLLBACK < PAGE_TOKENS);
 const _: () = assert!((WIDTH_MAX as u64) * (WIDTH_MAX as u64) < 1 << 40);
 const _: () = assert!((HEADS_MAX as u64) * (HEAD_WIDTH_MAX as u64) < 1 << 32);
+
+/// Live sequences of one engine.
+pub const SEQUENCES_MAX: u32 = 256;
+/// Rows projected to the vocabulary at a time; more are done in pieces.
+pub const HEAD_ROWS_MAX: u32 = 64;
+/// Seconds one step may take before the device is given up.
+pub const STEP_TIMEOUT_S: u64 = 3600;
+
+/// Ladder of padded step sizes: at most half as much padding as rows, and the common sizes exact.
+/// Sorted, ends at [`ROWS_MAX`].
+pub const RUNGS: [u32; 22] =
+    [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048];
+const _: () = assert!(RUNGS[RUNGS.len() - 1] == ROWS_MAX);
+
+/// Smallest rung that holds `rows`.
+///
+/// # Panics
+/// If `rows` is 0 or above [`ROWS_MAX`]: the engine checked the step.
+pub fn rung_for(rows: u32) -> u32 {
+    assert!(rows > 0);
+    assert!(rows <= ROWS_MAX);
+    RUNGS[RUNGS.partition_point(|&rung| rung < rows)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rung_edges() {
+        for (rows, want) in [(1, 1), (2, 2), (5, 6), (9, 12), (33, 48), (2047, 2048), (2048, 2048)]
+        {
+            assert_eq!(rung_for(rows), want, "rows {rows}");
+        }
+    }
+}

@@ -25,6 +25,10 @@ pub enum RefusalKind {
     Value,
     /// Not enough memory, known before loading.
     Memory,
+    /// A prompt, a batch or a sequence the engine cannot run.
+    Request,
+    /// A saved sequence that is damaged or belongs elsewhere.
+    Snapshot,
 }
 
 /// One refused input.
