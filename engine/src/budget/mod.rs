@@ -4,9 +4,11 @@
 //!
 //! `hadal plan` prints these figures, and opening a model refuses with [`require`] what does not fit.
 
+mod plan;
 mod state;
 mod weights;
 
+pub use plan::{Demanded, PlanReport};
 pub use state::{KeyStorage, StateBytes};
 pub use weights::{Ledger, Stored, released_ledger};
 

@@ -107,3 +107,59 @@ fn what_does_not_fit_is_refused_with_the_sizes() {
     assert!(small.to_string().starts_with("this machine has 16.00 GB free"), "{small}");
     assert!(small.to_string().contains("the weights alone do not fit"), "{small}");
 }
+
+/// A checkpoint of 1.37 GB in the released layout that another program wrote and counted
+/// (hidden 1,024, 16 layers of Flash's schedule, 64 experts of width 512).
+#[test]
+fn sums_are_those_of_an_independent_count() {
+    let flash = ModelConfig::flash();
+    let config = ModelConfig {
+        vocab: 32_768,
+        hidden: 1024,
+        heads: 16,
+        q_rank: 512,
+        o_groups: 4,
+        o_rank: 512,
+        experts: 64,
+        expert_width: 512,
+        layers: flash.layers[..16].to_vec(),
+        ..flash
+    };
+    let ledger = released_ledger(&config);
+    assert_eq!(ledger.parameters_main, 1_947_711_269);
+    assert_eq!(ledger.bytes_per_token, 455_560_852);
+    assert_eq!(ledger.bytes_main + ledger.bytes_mtp, 1_372_488_800);
+    let by_dtype: Vec<(&str, u64)> = ledger.bytes_per_token_by_dtype.into_iter().collect();
+    let counted = [
+        ("BF16", 121_620_224),
+        ("F32", 14_634_644),
+        ("F8_E4M3", 239_075_328),
+        ("F8_E8M0", 4_733_184),
+        ("I8", 75_497_472),
+    ];
+    assert_eq!(by_dtype, counted);
+}
+
+#[test]
+fn a_plan_says_whether_it_fits() {
+    let flash = ModelConfig::flash();
+    let size = released_ledger(&flash);
+    let demanded = Demanded { context: 1 << 20, ..Demanded::default() };
+    let plan =
+        |free| PlanReport::new(&flash, size.clone(), demanded, free).expect("a legal context");
+    assert_eq!(plan(None).fits(), None);
+    assert_eq!(plan(Some(200_000_000_000)).fits(), Some(true));
+    assert_eq!(plan(Some(100_000_000_000)).fits(), Some(false));
+    let text = plan(Some(100_000_000_000)).to_string();
+    for line in
+        ["3514 B per token + 17.7 MB per sequence", "284.33 B, active 13.27 B", "does not fit"]
+    {
+        assert!(text.contains(line), "{text}");
+    }
+    for context in [0, (1 << 20) + 1] {
+        let demanded = Demanded { context, ..demanded };
+        let refusal =
+            PlanReport::new(&flash, size.clone(), demanded, None).expect_err("no such context");
+        assert!(refusal.to_string().contains("this model has 1 to 1048576"), "{refusal}");
+    }
+}
