@@ -159,5 +159,13 @@ pub fn gigabytes(bytes: u64) -> String {
     }
 }
 
+/// A number of parameters as text in units of 10^9 or 10^6.
+pub fn parameters(count: u64) -> String {
+    match count {
+        0..1_000_000_000 => format!("{:.2} M", count as f64 / 1e6),
+        _ => format!("{:.2} B", count as f64 / 1e9),
+    }
+}
+
 #[cfg(test)]
 mod tests;

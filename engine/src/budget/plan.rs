@@ -5,7 +5,8 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{
-    KeyStorage, Ledger, Need, StateBytes, TokenFlops, cache_bytes_per_token, gigabytes, token_flops,
+    KeyStorage, Ledger, Need, StateBytes, TokenFlops, cache_bytes_per_token, gigabytes, parameters,
+    token_flops,
 };
 use crate::config::ModelConfig;
 use crate::limits;
@@ -99,12 +100,11 @@ impl fmt::Display for PlanReport {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Demanded { context, sequences, .. } = self.demanded;
         let (size, need) = (&self.size, &self.need);
-        let billions = |count: u64| format!("{:.2} B", count as f64 / 1e9);
         writeln!(
             out,
             "parameters        {}, active {}",
-            billions(size.parameters_main),
-            billions(size.parameters_active)
+            parameters(size.parameters_main),
+            parameters(size.parameters_active)
         )?;
         writeln!(out, "weights           {}", gigabytes(need.weights))?;
         writeln!(

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::folder::WeightFile;
 use super::survey::{Survey, count_dtypes};
-use crate::budget::{Ledger, gigabytes};
+use crate::budget::{Ledger, gigabytes, parameters};
 use crate::config::ModelConfig;
 
 /// One weight file.
@@ -108,10 +108,10 @@ impl fmt::Display for Inspection {
         let size = &self.size;
         writeln!(
             out,
-            "parameters  {:.2} M, active {:.2} M, MTP {:.2} M",
-            size.parameters_main as f64 / 1e6,
-            size.parameters_active as f64 / 1e6,
-            size.parameters_mtp as f64 / 1e6
+            "parameters  {}, active {}, MTP {}",
+            parameters(size.parameters_main),
+            parameters(size.parameters_active),
+            parameters(size.parameters_mtp)
         )?;
         writeln!(
             out,
