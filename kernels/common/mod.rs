@@ -1,8 +1,11 @@
 //! What several op families share: the instruction set in use, the pool of threads, row views.
 //!
-//! No arithmetic of an op lives here.
+//! No op lives here.
 
+pub mod cut;
 pub mod isa;
+pub mod math;
+pub(crate) mod per_isa;
 pub mod pool;
 pub mod real;
 pub mod rows;
