@@ -1,6 +1,8 @@
 //! Op families. Each folder holds one family in every language it is written in: the f64 oracle,
 //! the seeded case table, the CPU kernels, and (as plain sources) the GPU kernels.
 
+pub mod attend;
 pub mod common;
 pub mod gemm;
+pub mod index;
 pub mod quant;
