@@ -9,7 +9,9 @@ pub mod limits;
 pub mod load;
 pub mod model;
 pub mod refusal;
+pub mod sample;
 pub mod state;
+pub mod text;
 
 pub use engine::{Engine, Logits, ModelOptions, Run, Want};
 pub use error::{Error, Result};
