@@ -9,11 +9,14 @@
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod capture;
 pub mod device;
 pub mod error;
+pub mod layer;
 pub mod op;
 pub mod profile;
 pub mod program;
+pub mod registry;
 pub mod tensor;
 pub mod weight;
 
@@ -26,6 +29,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use op::{Access, CustomOp, Op};
 pub use profile::{OpEvent, Sink};
 pub use program::{Builder, Lowered, Node, Program, Site};
+pub use registry::{DeviceName, Registry};
 pub use tensor::{Buffer, DType, RawBuffer, RowCodec, Shape, Tensor};
 pub use weight::{
     ByteOwner, Encoding, RawWeight, SharedBytes, Weight, WeightPart, WeightSegment, WeightSource,

@@ -52,6 +52,11 @@ pub struct Program {
 }
 
 impl Program {
+    /// A program of ops that were checked before and name no temporaries.
+    pub(crate) fn from_nodes(nodes: Vec<Node>) -> Self {
+        Program { nodes, scratch: Vec::new() }
+    }
+
     /// The ops in order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

@@ -53,6 +53,7 @@ pub(crate) trait OpData {
     fn visit(&self, visit: &mut dyn FnMut(Access, &Tensor));
     fn visit_mut(&mut self, visit: &mut dyn FnMut(Access, &mut Tensor));
     fn weights(&self, visit: &mut dyn FnMut(&Weight));
+    fn weights_mut(&mut self, visit: &mut dyn FnMut(&mut Weight));
     fn check(&self) -> Result<()>;
     /// Replaces the op by simpler ones on the same device. `Ok(false)`: it is a primitive.
     fn lower(&self, _into: &mut Builder) -> Result<bool> {
@@ -114,6 +115,10 @@ macro_rules! weights {
         fn weights(&self, visit: &mut dyn FnMut(&$crate::weight::Weight)) {
             $(visit(&self.$field);)*
         }
+        #[allow(unused_variables, reason = "an op without weights visits nothing")]
+        fn weights_mut(&mut self, visit: &mut dyn FnMut(&mut $crate::weight::Weight)) {
+            $(visit(&mut self.$field);)*
+        }
     };
 }
 pub(crate) use weights;
@@ -162,6 +167,14 @@ macro_rules! op_enum {
             pub fn weights(&self, visit: &mut dyn FnMut(&Weight)) {
                 match self {
                     $( Op::$name(op) => op.weights(visit), )*
+                    Op::Custom(_) => {}
+                }
+            }
+
+            /// Calls `visit` for every weight, to give it another device's.
+            pub(crate) fn weights_mut(&mut self, visit: &mut dyn FnMut(&mut Weight)) {
+                match self {
+                    $( Op::$name(op) => op.weights_mut(visit), )*
                     Op::Custom(_) => {}
                 }
             }

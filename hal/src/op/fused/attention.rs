@@ -164,6 +164,11 @@ impl OpData for Compress {
             visit(rotation);
         }
     }
+    fn weights_mut(&mut self, visit: &mut dyn FnMut(&mut Weight)) {
+        if let Some(rotation) = &mut self.rotation {
+            visit(rotation);
+        }
+    }
     fn check(&self) -> Result<()> {
         let (w, slots) = (self.entries.width(), self.pool.width());
         real("entries", &self.entries)?;

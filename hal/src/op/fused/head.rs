@@ -33,6 +33,10 @@ impl OpData for Head {
         visit(&self.site.function);
         visit(&self.vocabulary);
     }
+    fn weights_mut(&mut self, visit: &mut dyn FnMut(&mut Weight)) {
+        visit(&mut self.site.function);
+        visit(&mut self.vocabulary);
+    }
     fn check(&self) -> Result<()> {
         let s = self.site.streams;
         plain_real("streams", &self.streams)?;

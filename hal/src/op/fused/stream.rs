@@ -131,6 +131,9 @@ impl OpData for HcPre {
     fn weights(&self, visit: &mut dyn FnMut(&Weight)) {
         visit(&self.site.function);
     }
+    fn weights_mut(&mut self, visit: &mut dyn FnMut(&mut Weight)) {
+        visit(&mut self.site.function);
+    }
     fn check(&self) -> Result<()> {
         self.site.check(&self.streams, &self.mix, &self.out)
     }
@@ -164,6 +167,9 @@ impl OpData for HcTurn {
     operands!(Write out, Write mix, Write streams, Read old, Read old_mix, Read site);
     fn weights(&self, visit: &mut dyn FnMut(&Weight)) {
         visit(&self.site.function);
+    }
+    fn weights_mut(&mut self, visit: &mut dyn FnMut(&mut Weight)) {
+        visit(&mut self.site.function);
     }
     fn check(&self) -> Result<()> {
         let (n, s, d) = (self.streams.rows(), self.site.streams, self.out.width());
