@@ -163,3 +163,23 @@ fn a_plan_says_whether_it_fits() {
         assert!(refusal.to_string().contains("this model has 1 to 1048576"), "{refusal}");
     }
 }
+
+/// The arithmetic here and the buffers the engine allocates are two sums over one layout.
+#[test]
+fn planned_state_is_the_allocated_state() {
+    use crate::model::Numerics;
+    use crate::state::{Capacity, geometry::parts};
+    let capacity = Capacity { slots: 3, pages: 17, sequence_pages: 9, rows: 64 };
+    for name in crate::config::PRESETS {
+        for (numerics, storage) in
+            [(Numerics::Served, KeyStorage::Coded), (Numerics::Plain, KeyStorage::F32)]
+        {
+            let config = preset(name).expect("a preset");
+            let state = StateBytes::new(&config, storage);
+            let planned = 3 * state.rings() + 17 * state.page() + 64 * state.landing_row;
+            let allocated: u64 =
+                parts(&config, numerics, &capacity).iter().map(|part| part.size_bytes()).sum();
+            assert_eq!(planned, allocated, "{name} {storage:?}");
+        }
+    }
+}
