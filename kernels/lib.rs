@@ -5,4 +5,7 @@ pub mod attend;
 pub mod common;
 pub mod gemm;
 pub mod index;
+pub mod moe;
 pub mod quant;
+pub mod rows;
+pub mod stream;

@@ -31,7 +31,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 0.5;
     let e = (p * (r * r) + r) + 1.0;
     // 3 times 2^n, in two factors: n may be below the smallest exponent
     let n = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);

@@ -10,3 +10,5 @@ pub mod pool;
 pub mod real;
 pub mod rows;
 pub mod scratch;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,6 @@
+//! Mixture of experts: the sort that groups rows by expert. README.md has the formulas.
+
+pub mod cpu;
+pub mod oracle;
+#[cfg(test)]
+mod tests;
