@@ -35,7 +35,7 @@ const BROKEN: &[(&str, Break, &str)] = &[
             m.remove("norm.weight");
             m.remove("layers.0.attn_norm.weight");
         },
-        "tensor norm.weight is missing (and 1 others)",
+        "tensor norm.weight is missing (and 1 more)",
     ),
     (
         "stranger",
@@ -287,7 +287,7 @@ const HEADERS: &[(&str, &str, usize, &str)] = &[
         "rank",
         r#"{"a":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1,8],"data_offsets":[0,8]}}"#,
         8,
-        "has 9 dimensions",
+        "tensor a has more than 8 dimensions",
     ),
     (
         "dtype",

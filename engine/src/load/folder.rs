@@ -1,7 +1,7 @@
 //! The files of a checkpoint: config.json and one safetensors file, or shards with their index.
 //! Files are mapped, not read; only headers are looked at here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -191,35 +191,26 @@ fn is_plain_name(name: &str) -> bool {
 impl ShardIndex {
     /// Every tensor of the index is in its shard, and every tensor of a shard is in the index.
     fn check(&self, files: &[WeightFile]) -> Result<(), Refusal> {
-        let mut listed = 0;
+        let mut found = HashSet::with_capacity(self.shard_of.len());
         for (place, file) in files.iter().enumerate() {
             for tensor in &file.header.tensors {
-                let (tensor, here) = (shown(&tensor.name), self.shard_of.get(&tensor.name));
-                match here {
-                    Some(&index) if index == place => listed += 1,
-                    Some(&index) => {
-                        let (one, other) = (shown(&self.shards[index]), shown(&file.name));
-                        return Err(refuse(format!(
-                            "tensor {tensor} is said to be in {one} but {other} has one too"
-                        )));
-                    }
-                    None => {
-                        let file = shown(&file.name);
-                        return Err(refuse(format!(
-                            "does not list tensor {tensor}, which is in {file}"
-                        )));
-                    }
+                let index = self.shard_of.get(&tensor.name);
+                if index == Some(&place) {
+                    found.insert(tensor.name.as_str());
+                    continue;
                 }
+                let (tensor, file) = (shown(&tensor.name), shown(&file.name));
+                return Err(refuse(match index {
+                    None => format!("does not list tensor {tensor}, which is in {file}"),
+                    Some(&other) => format!(
+                        "tensor {tensor} is said to be in {} but {file} has one too",
+                        shown(&self.shards[other])
+                    ),
+                }));
             }
         }
-        if listed == self.shard_of.len() {
-            return Ok(());
-        }
-        let absent = |(tensor, place): &(&String, &usize)| {
-            !files[**place].header.tensors.iter().any(|found| found.name == **tensor)
-        };
-        let (tensor, place) =
-            self.shard_of.iter().filter(absent).min().expect("fewer were found than are listed");
+        let absent = self.shard_of.iter().filter(|(tensor, _)| !found.contains(tensor.as_str()));
+        let Some((tensor, place)) = absent.min() else { return Ok(()) };
         let (tensor, shard) = (shown(tensor), shown(&self.shards[*place]));
         Err(refuse(format!("lists tensor {tensor} in {shard}, which does not have it")))
     }

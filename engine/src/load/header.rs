@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::limits;
 use crate::refusal::{Refusal, RefusalKind, shown};
@@ -165,13 +165,13 @@ fn check_names(tensors: &[TensorEntry]) -> Result<(), Refusal> {
 fn check_tiling(tensors: &[TensorEntry], begin: usize, end: usize) -> Result<(), Refusal> {
     let mut at = begin;
     for (index, tensor) in tensors.iter().enumerate() {
-        let name = shown(&tensor.name);
         if tensor.begin < at {
+            let name = shown(&tensor.name);
             let before = shown(&tensors[index - 1].name);
             return Err(refuse(format!("tensors {before} and {name} overlap")));
         }
         if tensor.begin > at {
-            let hole = tensor.begin - at;
+            let (hole, name) = (tensor.begin - at, shown(&tensor.name));
             return Err(refuse(format!("{hole} bytes in front of tensor {name} belong to none")));
         }
         at = tensor.end;
@@ -187,46 +187,71 @@ fn check_tiling(tensors: &[TensorEntry], begin: usize, end: usize) -> Result<(),
 #[serde(deny_unknown_fields)]
 struct RawEntry {
     dtype: String,
+    #[serde(deserialize_with = "dimensions")]
     shape: Vec<u64>,
     data_offsets: [u64; 2],
 }
 
+/// A list of dimensions, kept up to one more than a tensor may have.
+fn dimensions<'de, D: Deserializer<'de>>(source: D) -> Result<Vec<u64>, D::Error> {
+    struct Dimensions;
+    impl<'de> Visitor<'de> for Dimensions {
+        type Value = Vec<u64>;
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("a list of dimensions")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Vec<u64>, A::Error> {
+            let mut shape = Vec::new();
+            while let Some(dimension) = source.next_element()? {
+                if shape.len() <= limits::RANK_MAX {
+                    shape.push(dimension);
+                }
+            }
+            Ok(shape)
+        }
+    }
+    source.deserialize_seq(Dimensions)
+}
+
 impl RawEntry {
     fn check(self, name: String, data: usize, file: usize) -> Result<TensorEntry, Refusal> {
-        let at = shown(&name);
+        let dtype = self
+            .fit((file - data) as u64)
+            .map_err(|problem| refuse(format!("tensor {} {problem}", shown(&name))))?;
+        let [begin, end] = self.data_offsets.map(|offset| data + offset as usize);
+        Ok(TensorEntry { name, dtype, shape: self.shape, begin, end })
+    }
+
+    /// The dtype, if dtype, shape and offsets agree and lie in `room` bytes of data; else what is
+    /// wrong.
+    fn fit(&self, room: u64) -> Result<Dtype, String> {
         let Some(dtype) = Dtype::from_name(&self.dtype) else {
             let dtype = shown(&self.dtype);
-            return Err(refuse(format!(
-                "tensor {at} has dtype {dtype}, which this build cannot read"
-            )));
+            return Err(format!("has dtype {dtype}, which this build cannot read"));
         };
         if self.shape.len() > limits::RANK_MAX {
-            let rank = self.shape.len();
-            return Err(refuse(format!(
-                "tensor {at} has {rank} dimensions; the most are {}",
-                limits::RANK_MAX
-            )));
+            return Err(format!("has more than {} dimensions", limits::RANK_MAX));
         }
         let size = |bytes: Option<u64>, &dimension: &u64| bytes?.checked_mul(dimension);
         let Some(bytes) = self.shape.iter().fold(Some(dtype.size_bytes()), size) else {
-            return Err(refuse(format!("tensor {at} has a shape too large for any file")));
+            return Err("has a shape too large for any file".into());
         };
         let [begin, end] = self.data_offsets;
         if end.checked_sub(begin) != Some(bytes) {
-            return Err(refuse(format!(
-                "tensor {at} is {dtype} {:?}, {bytes} bytes, but its offsets are {begin} to {end}",
+            return Err(format!(
+                "is {dtype} {:?}, {bytes} bytes, but its offsets are {begin} to {end}",
                 self.shape
-            )));
+            ));
         }
-        let room = (file - data) as u64;
         if end > room {
-            return Err(refuse(format!(
-                "tensor {at} ends at byte {end} of the data but only {room} are there; \
+            return Err(format!(
+                "ends at byte {end} of the data but only {room} are there; \
                  the download is cut short"
-            )));
+            ));
         }
-        let (begin, end) = (data + begin as usize, data + end as usize);
-        Ok(TensorEntry { name, dtype, shape: self.shape, begin, end })
+        Ok(dtype)
     }
 }
 

@@ -64,18 +64,22 @@ fn locate(files: &[WeightFile]) -> Result<(HashMap<Key, Place>, Vec<String>), Re
     let mut strangers = Vec::new();
     for (file_index, file) in files.iter().enumerate() {
         for (tensor_index, entry) in file.header.tensors.iter().enumerate() {
-            let name = shown(&entry.name);
+            let name = || shown(&entry.name);
             let Some(key) = parse_name(&entry.name) else {
                 if is_draft(&entry.name) {
-                    strangers.push(name);
+                    strangers.push(name());
                     continue;
                 }
                 let file = shown(&file.name);
-                return Err(refuse(format!("tensor {name} in {file} belongs to no known model")));
+                return Err(refuse(format!(
+                    "tensor {} in {file} belongs to no known model",
+                    name()
+                )));
             };
             let place = Place { file: file_index as u32, tensor: tensor_index as u32 };
             let Some(before) = places.insert(key, place) else { continue };
             let (one, other) = (&files[before.file as usize], shown(&file.name));
+            let name = name();
             let twin = shown(&one.header.tensors[before.tensor as usize].name);
             return Err(refuse(match twin == name {
                 true => format!("tensor {name} is in {} and in {other}", shown(&one.name)),
@@ -245,7 +249,7 @@ impl<'a> Surveyor<'a> {
         let others = match self.missing.len() {
             0 => return Ok(()),
             1 => String::new(),
-            several => format!(" (and {} others)", several - 1),
+            several => format!(" (and {} more)", several - 1),
         };
         Err(refuse(format!("tensor {} is missing{others}", self.missing[0])))
     }
