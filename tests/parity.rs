@@ -1,0 +1,153 @@
+//! Parity with the reference implementation (transformers 5.23.0, float32, CPU) on five tiny
+//! checkpoints of all layer kinds and both file layouts, in plain numerics; and of served numerics with
+//! the executable program of tools/reference. Provenance: tests/checkpoints/PROVENANCE.md.
+
+mod common;
+
+use common::{Reference, argmax, feed, open, options, relative, step};
+use engine::Numerics;
+use hal::Op;
+use hal::op::MapFn;
+
+/// Checkpoints, each with a reference of its logits over a prompt and a greedy continuation.
+const REFERENCES: [(&str, &str); 5] = [
+    ("csa-tiny", "csa-tiny.logits70"),
+    ("flash-tiny", "flash-tiny.logits150"),
+    ("hca8-tiny", "hca8-tiny.logits90"),
+    ("pro-tiny", "pro-tiny.logits262"),
+    ("flash-tiny-orig", "flash-tiny-orig.logits140"),
+];
+
+/// Largest difference over the largest logit that plain numerics may have: float32 against float32.
+const PLAIN_TOLERANCE: f64 = 1e-4;
+
+#[test]
+fn plain_logits_agree_with_transformers_however_the_prompt_is_cut() {
+    for (name, reference) in REFERENCES {
+        let reference = Reference::read(reference);
+        let (ids, want) = (reference.ids("input_ids"), reference.floats("logits"));
+        let mut engine = open(name, &options(Numerics::Plain));
+        for sizes in [&[512][..], &[1], &[1, 2, 5, 3, 130, 11, 64], &[37]] {
+            let mut sequence = engine.open_sequence().unwrap();
+            let error = relative(&feed(&mut engine, &mut sequence, &ids, sizes), want);
+            assert!(error <= PLAIN_TOLERANCE, "{name} in chunks of {sizes:?}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn plain_decode_agrees_with_transformers_through_its_cache() {
+    for (name, reference) in REFERENCES {
+        let reference = Reference::read(reference);
+        let mut engine = open(name, &options(Numerics::Plain));
+        let mut sequence = engine.open_sequence().unwrap();
+        let ids = reference.ids("input_ids");
+        let decode = reference.ids("decode_ids");
+        let vocab = engine.config().vocab as usize;
+        let prefill = feed(&mut engine, &mut sequence, &ids, &[512]);
+        let mut got = prefill[prefill.len() - vocab..].to_vec();
+        for &token in &decode[..decode.len() - 1] {
+            got.extend(step(&mut engine, &mut sequence, &[token]));
+        }
+        let error = relative(&got, reference.floats("decode_logits"));
+        assert!(error <= PLAIN_TOLERANCE, "{name}: {error:e}");
+    }
+}
+
+#[test]
+fn greedy_continuations_of_64_tokens_are_those_of_transformers() {
+    for (name, _) in REFERENCES {
+        let reference = Reference::read(&format!("{name}.greedy64"));
+        let want = reference.ids("decode_ids");
+        assert_eq!(want.len(), 64, "{name}");
+        let mut engine = open(name, &options(Numerics::Plain));
+        let mut sequence = engine.open_sequence().unwrap();
+        let vocab = engine.config().vocab as usize;
+        let mut logits = feed(&mut engine, &mut sequence, &reference.ids("input_ids"), &[512]);
+        for (place, &token) in want.iter().enumerate() {
+            let got = argmax(&logits[logits.len() - vocab..]);
+            assert_eq!(got, token, "{name}, token {place} of the continuation");
+            logits = step(&mut engine, &mut sequence, &[token]);
+        }
+    }
+}
+
+/// Ops whose first output is the list of entries a query picks, lowered or not.
+fn picks(op: &Op) -> bool {
+    match op {
+        Op::IndexSelect(_) => true,
+        Op::Map(map) => matches!(map.f, MapFn::PageRow { .. }),
+        _ => false,
+    }
+}
+
+#[test]
+fn indexer_picks_the_entries_transformers_picks() {
+    let mut compared = 0;
+    for reference in ["csa-tiny.act24", "flash-tiny.act40", "flash-tiny-orig.act40", "pro-tiny.act56"] {
+        let name = reference.split('.').next().unwrap();
+        let reference = Reference::read(reference);
+        let (device, record) = common::tap::Tap::new(common::cpu(), picks);
+        let mut engine =
+            common::open_on(device, name, &engine::ModelOptions {
+                exact_rows: true,
+                ..options(Numerics::Plain)
+            });
+        let mut sequence = engine.open_sequence().unwrap();
+        let ids = reference.ids("input_ids");
+        feed(&mut engine, &mut sequence, &ids, &[512]);
+        let width = engine.config().index_top as usize;
+        for kept in record.lock().unwrap().iter() {
+            let key = format!("L{}.index_topk", kept.site.layer);
+            if !reference.has(&key) {
+                continue;
+            }
+            let got = kept.bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()));
+            let got: Vec<i64> = got.map(i64::from).collect();
+            let want = reference.integers(&key);
+            let columns = want.len() / ids.len();
+            for (row, (got, want)) in got.chunks(width).zip(want.chunks(columns)).enumerate() {
+                let set = |list: &[i64]| {
+                    let mut set: Vec<i64> = list.iter().copied().filter(|&e| e >= 0).collect();
+                    set.sort_unstable();
+                    set
+                };
+                // One sequence in a fresh engine: its pages are 0, 1, …, so rows are entries.
+                assert_eq!(set(got), set(want), "{name} layer {} row {row}", kept.site.layer);
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 100, "only {compared} rows had picks to compare");
+}
+
+/// Share of rows whose served error (against the reference rounded to bf16 at the same places) may
+/// exceed [`SERVED_TOLERANCE`]: sums in another order land on another side of a rounding edge, and one
+/// flipped expert or entry is a finite jump. Trained weights have few such edges, random ones many.
+const SERVED_OUTLIERS: f64 = 0.05;
+/// Largest difference over the largest logit of a row without a flip.
+const SERVED_TOLERANCE: f64 = 0.05;
+
+#[test]
+fn served_logits_of_the_trained_model_agree_with_the_reference_program() {
+    let reference = Reference::read("demo.served");
+    let mut engine = open("demo", &options(Numerics::Served));
+    let vocab = engine.config().vocab as usize;
+    let mut sequence = engine.open_sequence().unwrap();
+    let got = feed(&mut engine, &mut sequence, &reference.ids("input_ids"), &[100]);
+    for name in ["logits_bf16", "logits"] {
+        let want = reference.floats(name);
+        let scale = want.iter().fold(0f32, |top, v| top.max(v.abs()));
+        let rows = got.chunks(vocab).zip(want.chunks(vocab));
+        let (mut outliers, mut agree, mut count) = (0, 0, 0);
+        for (got, want) in rows {
+            let worst = got.iter().zip(want).fold(0f32, |top, (a, b)| top.max((a - b).abs()));
+            outliers += usize::from(f64::from(worst / scale) > SERVED_TOLERANCE);
+            agree += usize::from(argmax(got) == argmax(want));
+            count += 1;
+        }
+        let share = outliers as f64 / count as f64;
+        assert!(share <= SERVED_OUTLIERS, "{name}: {outliers} of {count} rows are off");
+        assert!(agree * 100 >= count * 97, "{name}: {agree} of {count} rows choose alike");
+    }
+}
