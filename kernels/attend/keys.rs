@@ -4,10 +4,9 @@
 //! Refuses nothing at run time: sizes were checked when the views were made.
 
 use crate::common::isa::Isa;
-use crate::common::per_isa::per_isa;
 use crate::common::rows::{RealRows, Rows};
+use crate::quant::decode_row;
 use hal::tensor::RowCodec;
-use half::bf16;
 
 /// Rows of a cache, decoded as they are read.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +71,7 @@ impl KeyRows {
         match self {
             KeyRows::Real(rows) => rows.load(isa, index, 0, &mut out[..rows.width()]),
             KeyRows::Coded { bytes, width, codec } => {
-                decode(isa, *codec, bytes.row(index), &mut out[..*width]);
+                decode_row(isa, *codec, bytes.row(index), &mut out[..*width]);
             }
         }
     }
@@ -101,80 +100,6 @@ impl Visible {
         for (page, first) in pages.iter().zip((0..visible).step_by(self.per)) {
             let first_row = usize::try_from(*page).ok().map(|page| page * self.per);
             visit(first_row, self.per.min(visible - first));
-        }
-    }
-}
-
-/// 2^(code - 127); 255 is NaN.
-#[inline(always)]
-fn e8m0(code: u8) -> f32 {
-    match code {
-        0 => f32::from_bits(1 << 22),
-        255 => f32::NAN,
-        _ => f32::from_bits(u32::from(code) << 23),
-    }
-}
-
-/// Value of an E4M3 code. Selects instead of branches: the compiler makes vectors of it.
-#[inline(always)]
-fn e4m3(code: u8) -> f32 {
-    let magnitude = u32::from(code & 0x7f);
-    let normal = f32::from_bits((magnitude << 20) + (120 << 23));
-    let small = magnitude as f32 * (1.0 / 512.0);
-    let value = if magnitude < 8 { small } else { normal };
-    let value = if magnitude == 0x7f { f32::NAN } else { value };
-    f32::from_bits(value.to_bits() | u32::from(code & 0x80) << 24)
-}
-
-/// Value of an E2M1 code in the low four bits.
-#[inline(always)]
-fn e2m1(code: u8) -> f32 {
-    let magnitude = u32::from(code & 7);
-    let normal = f32::from_bits((magnitude << 22) + (126 << 23));
-    let value = if magnitude < 2 { magnitude as f32 * 0.5 } else { normal };
-    f32::from_bits(value.to_bits() | u32::from(code & 8) << 28)
-}
-
-per_isa! {
-    /// Values of one coded row.
-    fn decode(codec: RowCodec, row: &[u8], out: &mut [f32]) {
-        match codec {
-            RowCodec::Fp8 { block, tail } => {
-                let (block, coded) = (usize::from(block), out.len() - usize::from(tail));
-                let (codes, rest) = row.split_at(coded);
-                let (plain, scales) = rest.split_at(2 * usize::from(tail));
-                let (out, last) = out.split_at_mut(coded);
-                let blocks = out.chunks_mut(block).zip(codes.chunks(block));
-                for ((out, codes), &scale) in blocks.zip(scales) {
-                    let scale = e8m0(scale);
-                    for (out, &code) in out.iter_mut().zip(codes) {
-                        *out = e4m3(code) * scale;
-                    }
-                }
-                for (out, pair) in last.iter_mut().zip(plain.chunks_exact(2)) {
-                    *out = bf16::from_le_bytes([pair[0], pair[1]]).to_f32();
-                }
-            }
-            RowCodec::Fp4 { block } => {
-                let block = usize::from(block);
-                let (codes, scales) = row.split_at(out.len().div_ceil(2));
-                for (index, out) in out.chunks_mut(block).enumerate() {
-                    let scale = e8m0(scales[index]);
-                    if block.is_multiple_of(2) && out.len() == block {
-                        let codes = &codes[index * block / 2..(index + 1) * block / 2];
-                        for (pair, &code) in out.chunks_exact_mut(2).zip(codes) {
-                            pair[0] = e2m1(code) * scale;
-                            pair[1] = e2m1(code >> 4) * scale;
-                        }
-                        continue;
-                    }
-                    for (column, out) in out.iter_mut().enumerate() {
-                        let column = index * block + column;
-                        *out = e2m1(codes[column / 2] >> (column % 2 * 4)) * scale;
-                    }
-                }
-            }
-            _ => unreachable!("plain rows are read as real rows"),
         }
     }
 }
