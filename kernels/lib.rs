@@ -3,6 +3,7 @@
 
 pub mod attend;
 pub mod common;
+pub mod compress;
 pub mod gemm;
 pub mod index;
 pub mod moe;

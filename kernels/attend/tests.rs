@@ -4,36 +4,21 @@ use super::*;
 use crate::common::isa::Isa;
 use crate::common::pool::Pool;
 use crate::common::rows::{RealRows, RealRowsMut, Rows, RowsMut};
+use crate::common::testing::Random;
 use hal::tensor::RowCodec;
 use half::bf16;
-
-/// Seeded numbers (splitmix64).
-pub(crate) struct Seed(pub u64);
-
-impl Seed {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-    /// Roughly normal.
-    pub fn real(&mut self) -> f32 {
-        let sum: f32 = (0..4).map(|_| (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0).sum();
-        sum * 0.866
-    }
-    pub fn reals(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.real()).collect()
-    }
-}
 
 pub(crate) fn rows_of<T: crate::common::rows::Element>(data: &[T], width: usize) -> Rows<T> {
     // SAFETY: the tests keep `data` alive and unwritten while they use the view.
     unsafe { Rows::from_raw(data.as_ptr(), width, data.len() / width.max(1), width) }
+}
+
+pub(crate) fn rows_mut<T: crate::common::rows::Element>(
+    data: &mut [T],
+    width: usize,
+) -> RowsMut<T> {
+    // SAFETY: the tests use `data` through one view at a time.
+    unsafe { RowsMut::from_raw(data.as_mut_ptr(), width, data.len() / width, width) }
 }
 
 /// A cache in one of the codecs: its bytes, and the values that they stand for.
@@ -74,7 +59,7 @@ fn e4m3(code: u8) -> f32 {
 }
 
 impl Cache {
-    pub fn new(seed: &mut Seed, codec: Codec, rows: usize, width: usize) -> Cache {
+    pub fn new(seed: &mut Random, codec: Codec, rows: usize, width: usize) -> Cache {
         let row_bytes = codec.row_codec(width).row_bytes(hal::tensor::DType::Bf16, width as u32);
         let mut cache = Cache {
             codec,
@@ -86,10 +71,10 @@ impl Cache {
         for _ in 0..rows {
             let mut row = vec![0u8; row_bytes as usize];
             match codec {
-                Codec::F32 => cache.values.extend(seed.reals(width)),
+                Codec::F32 => cache.values.extend(seed.floats(width, 1.0)),
                 Codec::Bf16 => cache
                     .values
-                    .extend(seed.reals(width).iter().map(|&x| bf16::from_f32(x).to_f32())),
+                    .extend(seed.floats(width, 1.0).iter().map(|&x| bf16::from_f32(x).to_f32())),
                 Codec::Fp8 => cache.fp8_row(seed, &mut row),
                 Codec::Fp4 => cache.fp4_row(seed, &mut row),
             }
@@ -99,7 +84,7 @@ impl Cache {
         cache
     }
 
-    fn fp8_row(&mut self, seed: &mut Seed, row: &mut [u8]) {
+    fn fp8_row(&mut self, seed: &mut Random, row: &mut [u8]) {
         let tail = self.width / 8;
         let coded = self.width - tail;
         let first = self.values.len();
@@ -113,13 +98,13 @@ impl Cache {
             self.values.push(e4m3(code) * factor);
         }
         for column in 0..tail {
-            let value = bf16::from_f32(seed.real());
+            let value = bf16::from_f32(seed.unit());
             row[coded + 2 * column..][..2].copy_from_slice(&value.to_le_bytes());
             self.values.push(value.to_f32());
         }
     }
 
-    fn fp4_row(&mut self, seed: &mut Seed, row: &mut [u8]) {
+    fn fp4_row(&mut self, seed: &mut Random, row: &mut [u8]) {
         const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
         let codes = self.width.div_ceil(2);
         let first = self.values.len();
@@ -153,6 +138,29 @@ impl Cache {
     /// The same values as plain f32 rows.
     pub fn plain(&self) -> KeyRows {
         KeyRows::Real(RealRows::F32(rows_of(&self.values, self.width)))
+    }
+
+    /// The rows as they are stored, to write to.
+    pub fn target(&mut self) -> crate::rows::cpu::Target {
+        use crate::rows::cpu::Target;
+        let width = self.width;
+        let count = self.rows();
+        match self.codec {
+            Codec::F32 => Target::Real(RealRowsMut::F32(rows_mut(&mut self.values, width))),
+            Codec::Bf16 => Target::Real(RealRowsMut::Bf16(rows_mut(&mut self.halves, width))),
+            codec => {
+                let row_bytes = self.bytes.len() / count;
+                let bytes = rows_mut(&mut self.bytes, row_bytes);
+                Target::Coded { bytes, width, codec: codec.row_codec(width) }
+            }
+        }
+    }
+
+    /// Values of a row as it is stored now.
+    pub fn stored(&self, isa: Isa, row: usize) -> Vec<f32> {
+        let mut values = vec![0.0; self.width];
+        self.view().load(isa, row, &mut values);
+        values
     }
 
     pub fn key(&self, row: usize) -> Vec<f64> {
@@ -193,7 +201,7 @@ impl Case {
         reach: Reach,
         codec: Codec,
     ) -> Case {
-        let mut seed = Seed(seed);
+        let mut seed = Random(seed);
         let near = Cache::new(&mut seed, codec, window + 9, width);
         let far_rows = match reach {
             Reach::Nothing => 1,
@@ -203,7 +211,7 @@ impl Case {
         let far = Cache::new(&mut seed, codec, far_rows, width);
         let mut list = |count: usize, rows: usize| -> Vec<i32> {
             // One in four is absent.
-            let pick = |seed: &mut Seed| match seed.below(4) {
+            let pick = |seed: &mut Random| match seed.below(4) {
                 0 => -1,
                 _ => seed.below(rows) as i32,
             };
@@ -233,8 +241,8 @@ impl Case {
         Case {
             rows,
             width,
-            q: seed.reals(rows * heads * width),
-            sink: seed.reals(heads),
+            q: seed.floats(rows * heads * width, 1.0),
+            sink: seed.floats(heads, 1.0),
             near,
             near_index,
             far,

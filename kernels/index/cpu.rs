@@ -27,9 +27,16 @@ const STRETCH: usize = 1024;
 const TILE: usize = 16;
 
 /// Most padded `heads · columns` of a query: what fits a thread's scratch [`SHARE`] times.
-pub const QUERY_FLOATS_MAX: usize = 1 << 16;
-/// Widest index key.
-pub const WIDTH_MAX: usize = 1 << 10;
+const QUERY_FLOATS_MAX: usize = 1 << 16;
+/// Widest padded index key.
+const WIDTH_MAX: usize = 1 << 10;
+
+/// True if the kernels take queries of `heads` × `width`: up to 1,024 columns, and 65,536 numbers with
+/// both rounded up to multiples of 16.
+pub fn query_fits(heads: usize, width: usize) -> bool {
+    let (group, columns) = (heads.next_multiple_of(PAD), width.next_multiple_of(PAD));
+    columns <= WIDTH_MAX && group.saturating_mul(columns) <= QUERY_FLOATS_MAX
+}
 
 /// Operands of `hal::op::IndexScore`, as views.
 #[derive(Clone, Copy, Debug)]
@@ -160,8 +167,7 @@ unsafe fn score_body<S: Simd>(isa: Isa, op: &IndexScore, work: &Work, block: &mu
     let columns = width.next_multiple_of(PAD);
     let heads = op.weight.width();
     let group = heads.next_multiple_of(PAD);
-    assert!(columns <= WIDTH_MAX);
-    assert!(group * columns <= QUERY_FLOATS_MAX);
+    assert!(query_fits(heads, width));
     let (queries, block) = block.split_at_mut(SHARE * columns * group);
     let (weights, block) = block.split_at_mut(SHARE * group);
     let (keys, block) = block.split_at_mut(BLOCK * (columns + SKEW));

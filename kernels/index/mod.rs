@@ -5,7 +5,7 @@ mod cpu;
 pub mod oracle;
 mod select;
 
-pub use cpu::{IndexScore, IndexSelect, QUERY_FLOATS_MAX, WIDTH_MAX, index_score, index_select};
+pub use cpu::{IndexScore, IndexSelect, index_score, index_select, query_fits};
 pub use select::{TopK, top_k};
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! The indexer against its oracle, the laws of its rows, and the fused form against its parts.
 
 use super::*;
-use crate::attend::tests::{Cache, Codec, Seed, nmse, rows_of};
+use crate::attend::tests::{Cache, Codec, nmse, rows_mut, rows_of};
 use crate::attend::{KeyRows, Visible};
 use crate::common::isa::Isa;
 use crate::common::pool::Pool;
-use crate::common::rows::{RealRows, Rows, RowsMut};
+use crate::common::rows::{RealRows, Rows};
+use crate::common::testing::Random;
 use hal::op::Order;
 use half::bf16;
 
@@ -20,11 +21,6 @@ struct Case {
     per: usize,
 }
 
-fn view<T: crate::common::rows::Element>(data: &mut [T], width: usize) -> RowsMut<T> {
-    // SAFETY: the tests use `data` through one view at a time.
-    unsafe { RowsMut::from_raw(data.as_mut_ptr(), width, data.len() / width, width) }
-}
-
 impl Case {
     /// Two sequences of `pages` pages; visible counts from none to all.
     fn new(
@@ -33,7 +29,7 @@ impl Case {
         (pages, per): (usize, usize),
         codec: Codec,
     ) -> Case {
-        let mut seed = Seed(seed);
+        let mut seed = Random(seed);
         let keys = Cache::new(&mut seed, codec, (2 * pages + 1) * per, width);
         let mut reach = Vec::new();
         for row in 0..rows {
@@ -53,8 +49,8 @@ impl Case {
         }
         Case {
             heads,
-            q: seed.reals(rows * heads * width),
-            weight: seed.reals(rows * heads),
+            q: seed.floats(rows * heads * width, 1.0),
+            weight: seed.floats(rows * heads, 1.0),
             keys,
             reach,
             pages: table,
@@ -87,7 +83,7 @@ impl Case {
     fn scores_of(&self, isa: Isa, threads: usize, cache: KeyRows) -> Vec<f32> {
         let mut out = vec![-7e7; self.rows() * self.capacity()];
         let op = IndexScore {
-            out: view(&mut out, self.capacity()),
+            out: rows_mut(&mut out, self.capacity()),
             q: RealRows::F32(rows_of(&self.q, self.heads * self.keys.width)),
             weight: RealRows::F32(rows_of(&self.weight, self.heads)),
             keys: self.visible(cache),
@@ -104,7 +100,7 @@ impl Case {
     fn select(&self, isa: Isa, threads: usize, k: usize) -> Vec<i32> {
         let mut out = vec![-9; self.rows() * k];
         let op = IndexSelect {
-            out: view(&mut out, k),
+            out: rows_mut(&mut out, k),
             q: RealRows::F32(rows_of(&self.q, self.heads * self.keys.width)),
             weight: RealRows::F32(rows_of(&self.weight, self.heads)),
             keys: self.visible(self.keys.view()),
@@ -220,7 +216,7 @@ fn keys_on_absent_pages_are_zeros() {
 
 /// Rows with many ties, both zeros, infinities and NaNs among them.
 fn rows_to_pick_from() -> Vec<Vec<f32>> {
-    let mut seed = Seed(3);
+    let mut seed = Random(3);
     let mut rows = vec![
         vec![],
         vec![0.0],
@@ -230,7 +226,7 @@ fn rows_to_pick_from() -> Vec<Vec<f32>> {
         vec![f32::NEG_INFINITY, f32::NAN, f32::INFINITY, -1.0, f32::MAX, f32::MIN, 1e-45, -1e-45],
     ];
     for count in [5, 17, 64, 1000, 5000] {
-        rows.push(seed.reals(count));
+        rows.push(seed.floats(count, 1.0));
         rows.push((0..count).map(|_| seed.below(7) as f32 - 3.0).collect());
         rows.push((0..count).map(|_| f32::from_bits(seed.next() as u32)).collect());
         rows.push((0..count).map(|i| i as f32).collect());
@@ -262,7 +258,7 @@ fn columns_past_the_count_are_never_picked() {
     let count = [70, 33, -1];
     let mut out = vec![0; 3 * 20];
     let op = TopK {
-        out: view(&mut out, 20),
+        out: rows_mut(&mut out, 20),
         x: RealRows::Bf16(rows_of(&x, 70)),
         count: Some(rows_of(&count, 1)),
         order: Order::Index,
@@ -284,7 +280,7 @@ fn fused_selection_is_scores_then_picks_then_pages() {
                 let mut want = vec![0; case.rows() * k];
                 let counts: Rows<i32> = rows_of(&case.reach, 2).columns(1..2);
                 let op = TopK {
-                    out: view(&mut want, k),
+                    out: rows_mut(&mut want, k),
                     x: RealRows::F32(rows_of(&scores, case.capacity())),
                     count: Some(counts),
                     order: Order::Index,

@@ -11,10 +11,8 @@ use super::attend::visible;
 use super::{Record, Scope, floats_mut, ints, ints_mut, is_row, real};
 
 fn query_fits(q: &hal::Tensor, keys: &Visible) -> bool {
-    let width = keys.cache.width() as usize;
-    width <= kernel::WIDTH_MAX
-        && q.width() as usize <= kernel::QUERY_FLOATS_MAX
-        && is_row(&keys.cache)
+    let width = keys.cache.width();
+    kernel::query_fits((q.width() / width.max(1)) as usize, width as usize) && is_row(&keys.cache)
 }
 
 pub(crate) fn score_fits(op: &Op) -> bool {

@@ -1,0 +1,10 @@
+//! `compress`: pools the windows that a step completes into cache entries and keeps the newest rows
+//! (spec section 7). README.md states contract, order of sums, tolerance.
+
+mod cpu;
+pub mod oracle;
+
+pub use cpu::{Compress, compress};
+
+#[cfg(test)]
+mod tests;
