@@ -5,6 +5,7 @@
 pub mod cut;
 pub mod isa;
 pub mod math;
+pub mod peak;
 pub(crate) mod per_isa;
 pub mod pool;
 pub mod real;

@@ -38,6 +38,11 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
+    unsafe fn fma_at<const VECTOR: usize>(x: *const f32, w: Self::F, sum: Self::F) -> Self::F {
+        // SAFETY: the row is readable by the caller.
+        unsafe { Self::fma(Self::load(x.add(VECTOR * Self::LANES)), w, sum) }
+    }
+    #[inline(always)]
     unsafe fn sum(v: __m512) -> f32 {
         // SAFETY: as above.
         unsafe {
@@ -102,7 +107,8 @@ impl Family for Avx512 {
     type F32 = PlainF32;
     type Bf16 = PlainBf16;
     type F16 = PlainF16;
-    type Fp8 = Fp8;
+    type Fp8 = Fp8<true>;
+    type Fp8Finite = Fp8<false>;
     type Fp4 = Fp4;
 }
 
@@ -222,10 +228,10 @@ unsafe impl Decode<Avx512> for PlainBf16 {
 }
 
 /// E4M3, its scales folded into `x`; see the AVX2 decoder. Vector j holds columns 4i+j.
-pub(super) struct Fp8;
+pub(super) struct Fp8<const WATCHED: bool>;
 
 // SAFETY: AVX-512 F and BW only; touches the documented sizes.
-unsafe impl Decode<Avx512> for Fp8 {
+unsafe impl<const WATCHED: bool> Decode<Avx512> for Fp8<WATCHED> {
     const STEP: usize = 64;
     const CODE_BYTES: usize = 64;
     const SCALE_BYTES: usize = 0;
@@ -242,6 +248,9 @@ unsafe impl Decode<Avx512> for Fp8 {
     }
     #[inline(always)]
     unsafe fn saw_nan([unsigned, signed]: Self::Watch) -> bool {
+        if !WATCHED {
+            return false;
+        }
         // SAFETY: features by the caller.
         unsafe {
             let negative = _mm512_cmpeq_epi8_mask(unsigned, _mm512_set1_epi8(-1));
@@ -254,8 +263,10 @@ unsafe impl Decode<Avx512> for Fp8 {
         // SAFETY: features and pointer by the caller.
         unsafe {
             let v = _mm512_loadu_si512(codes.cast());
-            watch[0] = _mm512_max_epu8(watch[0], v);
-            watch[1] = _mm512_max_epi8(watch[1], v);
+            if WATCHED {
+                watch[0] = _mm512_max_epu8(watch[0], v);
+                watch[1] = _mm512_max_epi8(watch[1], v);
+            }
             let mask = _mm512_set1_epi16(0x87f0u16 as i16);
             let odd = _mm512_and_si512(_mm512_srai_epi16(v, 4), mask);
             let even = _mm512_and_si512(_mm512_srai_epi16(_mm512_slli_epi16(v, 8), 4), mask);

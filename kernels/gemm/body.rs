@@ -71,6 +71,20 @@ impl Tail {
     }
 }
 
+/// Runs `$body` with the constant `$index` = 0, 1 … below `$count`, which is at most 8: written out,
+/// because the compiler leaves a loop of this size rolled and its accumulators in memory.
+macro_rules! unrolled {
+    ($index:ident < $count:expr, $body:block) => {
+        unrolled!(@ $index $count, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $index:ident $count:expr, $body:block, $($literal:literal)*) => {
+        $(if $literal < $count {
+            const $index: usize = $literal;
+            $body
+        })*
+    };
+}
+
 /// Sums of weight rows `row..row + W` with `X` rows of `x` from row `first` on.
 ///
 /// # Safety
@@ -90,20 +104,24 @@ pub(super) unsafe fn dot<S: Simd, D: Decode<S>, const W: usize, const X: usize>(
         let x_base = x.base.add(first * x.stride);
         let mut sums = [[S::zero(); X]; W];
         let mut watch = D::watch();
-        let codes: [*const u8; W] =
-            std::array::from_fn(|w| run.codes.add((row + w) * run.code_stride));
-        let scales: [*const u8; W] =
-            std::array::from_fn(|w| run.scales.wrapping_add((row + w) * run.scale_stride));
+        let mut codes = run.codes.add(row * run.code_stride);
+        let mut scales = run.scales.wrapping_add(row * run.scale_stride);
+        let mut x_at = x_base;
         for step in 0..steps {
-            for w in 0..W {
-                let at = codes[w].add(step * D::CODE_BYTES);
-                if (step * D::CODE_BYTES).is_multiple_of(LINE_BYTES) {
-                    S::prefetch(at.wrapping_add(W * run.code_stride));
-                }
-                let scale = scales[w].wrapping_add(step * D::SCALE_BYTES);
-                let block = D::decode(at, scale, &mut watch);
-                accumulate::<S, D, X>(&mut sums[w], block, x_base.add(step * D::STEP), x.stride);
+            if (step * D::CODE_BYTES).is_multiple_of(LINE_BYTES) {
+                unrolled!(ROW < W, {
+                    S::prefetch(codes.wrapping_add((W + ROW) * run.code_stride));
+                });
             }
+            unrolled!(ROW < W, {
+                let at = codes.add(ROW * run.code_stride);
+                let scale = scales.wrapping_add(ROW * run.scale_stride);
+                let block = D::decode(at, scale, &mut watch);
+                accumulate::<S, D, X>(&mut sums[ROW], block, x_at, x.stride);
+            });
+            codes = codes.add(D::CODE_BYTES);
+            scales = scales.wrapping_add(D::SCALE_BYTES);
+            x_at = x_at.add(D::STEP);
         }
         if !run.cols.is_multiple_of(D::STEP) {
             for (w, sums) in sums.iter_mut().enumerate() {
@@ -132,12 +150,13 @@ unsafe fn accumulate<S: Simd, D: Decode<S>, const X: usize>(
     x: *const f32,
     x_stride: usize,
 ) {
-    for (vector, w) in block.as_ref().iter().enumerate() {
+    let block = block.as_ref();
+    unrolled!(VECTOR < block.len(), {
         for (i, sum) in sums.iter_mut().enumerate() {
             // SAFETY: `x` has a whole step in each of its rows; features by the caller.
-            *sum = unsafe { S::fma(S::load(x.add(i * x_stride + vector * S::LANES)), *w, *sum) };
+            *sum = unsafe { S::fma_at::<VECTOR>(x.add(i * x_stride), block[VECTOR], *sum) };
         }
-    }
+    });
 }
 
 /// Makes the sums of those rows NaN that hold a NaN code. Rare, hence slow and out of line.

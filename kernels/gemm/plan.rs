@@ -48,7 +48,7 @@ pub fn matmul(
     assert_eq!(out.width(), weight.rows(), "matmul: width of out");
     assert_eq!(x.rows(), out.rows(), "matmul: rows");
     let cut = Cut::new(pool.threads(), weight, groups, x.rows());
-    let operands = Operands { isa, x, out, cols: weight.cols() };
+    let operands = Operands { isa, x, out, cols: weight.cols(), finite: weight.is_known_finite() };
     let run = |index: usize| {
         let (group, rows, outputs) = cut.task(index);
         // SAFETY: tasks cover disjoint elements of `out`, and by the contract of the views only this

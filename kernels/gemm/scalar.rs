@@ -52,6 +52,11 @@ unsafe impl Simd for Scalar {
         std::array::from_fn(|lane| fma(a[lane], b[lane], c[lane]))
     }
     #[inline(always)]
+    unsafe fn fma_at<const VECTOR: usize>(x: *const f32, w: Self::F, sum: Self::F) -> Self::F {
+        // SAFETY: the row is readable by the caller.
+        unsafe { Self::fma(Self::load(x.add(VECTOR * Self::LANES)), w, sum) }
+    }
+    #[inline(always)]
     unsafe fn sum(v: Self::F) -> f32 {
         let [a, b, c, d] = [v[0] + v[4], v[1] + v[5], v[2] + v[6], v[3] + v[7]];
         (a + c) + (b + d)
@@ -80,6 +85,7 @@ impl Family for Scalar {
     type Bf16 = PlainBf16;
     type F16 = PlainF16;
     type Fp8 = Fp8;
+    type Fp8Finite = Fp8;
     type Fp4 = Fp4;
 }
 

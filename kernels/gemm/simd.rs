@@ -31,6 +31,8 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn store(target: *mut f32, value: Self::F);
     /// `a * b + c`.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `x[VECTOR] * w + sum`, x being a row of vectors.
+    unsafe fn fma_at<const VECTOR: usize>(x: *const f32, w: Self::F, sum: Self::F) -> Self::F;
     /// Sum over the lanes: halves are added until one lane is left.
     unsafe fn sum(value: Self::F) -> f32;
     /// [`Simd::sum`] of four vectors, bit for bit.

@@ -62,6 +62,8 @@ pub(super) trait Family: Simd {
     type F16: Decode<Self>;
     /// E4M3 with block scales.
     type Fp8: Decode<Self>;
+    /// The same, known to have no NaN codes.
+    type Fp8Finite: Decode<Self>;
     /// E2M1 with row scales.
     type Fp4: Decode<Self>;
 }
@@ -72,6 +74,8 @@ pub(super) struct Operands {
     pub x: RealRows,
     pub out: RealRowsMut,
     pub cols: usize,
+    /// No FP8 code is NaN.
+    pub finite: bool,
 }
 
 /// Rows `first`, `first + step`, …, `count` of them: one group's share of `x` and `out`.
@@ -107,6 +111,9 @@ pub(super) unsafe fn run<S: Family>(
                     Encoding::F32 => run_segment::<S, S::F32>(&place, inside, block),
                     Encoding::Bf16 => run_segment::<S, S::Bf16>(&place, inside, block),
                     Encoding::F16 => run_segment::<S, S::F16>(&place, inside, block),
+                    Encoding::Fp8 { .. } if operands.finite => {
+                        run_segment::<S, S::Fp8Finite>(&place, inside, block);
+                    }
                     Encoding::Fp8 { .. } => run_segment::<S, S::Fp8>(&place, inside, block),
                     Encoding::Fp4 => run_segment::<S, S::Fp4>(&place, inside, block),
                 }

@@ -74,6 +74,7 @@ pub struct WeightView<'a> {
     rows: usize,
     groups: usize,
     segments: &'a [Segment<'a>],
+    finite: bool,
 }
 
 impl<'a> WeightView<'a> {
@@ -105,7 +106,19 @@ impl<'a> WeightView<'a> {
             }
             group.iter().try_for_each(|segment| check(segment, cols))?;
         }
-        Ok(WeightView { cols, rows, groups, segments })
+        Ok(WeightView { cols, rows, groups, segments, finite: false })
+    }
+
+    /// The same view, the caller having checked with [`finite`] that no FP8 code is NaN. Kernels then
+    /// do not look for NaN codes; one that is there after all counts as 480. Other encodings have
+    /// their NaNs for free and do not care.
+    pub fn known_finite(self) -> WeightView<'a> {
+        WeightView { finite: true, ..self }
+    }
+
+    /// Whether the caller knows that no FP8 code is NaN.
+    pub fn is_known_finite(&self) -> bool {
+        self.finite
     }
 
     /// Inputs of the matmul: columns of every matrix.
@@ -158,9 +171,31 @@ fn check(segment: &Segment<'_>, cols: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether no E4M3 code is NaN: what [`WeightView::known_finite`] claims. Reads at memory speed.
+pub fn finite(codes: &[u8]) -> bool {
+    // Largest code as unsigned and as signed: one of them is a NaN code if any is there.
+    let most = codes.iter().fold((0u8, i8::MIN), |(unsigned, signed), &code| {
+        (unsigned.max(code), signed.max(code as i8))
+    });
+    most.0 != 0xff && most.1 != 0x7f
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finite_finds_both_nans_anywhere() {
+        let codes: Vec<u8> = (0..=255).filter(|code| code & 0x7f != 0x7f).collect();
+        assert!(finite(&codes));
+        for nan in [0x7f, 0xff] {
+            for at in [0, 100, codes.len() - 1] {
+                let mut codes = codes.clone();
+                codes[at] = nan;
+                assert!(!finite(&codes));
+            }
+        }
+    }
 
     #[test]
     fn wrong_sizes_are_refused() {
