@@ -6,7 +6,7 @@
 use hal::Op;
 
 use crate::record::{
-    Record, Scope, attend, convert, gemm, index, map, moe, no_workspace, rows, stream,
+    Record, Scope, attend, compress, convert, gemm, index, map, moe, no_workspace, rows, stream,
 };
 
 /// One way to run an op.
@@ -65,6 +65,13 @@ static TABLE: &[Entry] = &[
     },
     plain("index_score", "index_score", index::score_fits, index::score),
     plain("hc_mix", "hc_mix", stream::hc_mix_fits, stream::hc_mix),
+    Entry {
+        op: "compress",
+        kernel: "compress",
+        fits: compress::fits,
+        workspace_bytes: compress::workspace_bytes,
+        record: compress::record,
+    },
     Entry {
         op: "index_select",
         kernel: "index_select",

@@ -5,6 +5,7 @@
 //! is `unreachable!`.
 
 pub(crate) mod attend;
+pub(crate) mod compress;
 pub(crate) mod convert;
 pub(crate) mod gemm;
 pub(crate) mod index;
