@@ -87,7 +87,8 @@ fn mix(bases: &mut [Base; 3], trial: u64) {
     let engine = &mut open(MIX.0, &options(MIX.1));
     let mut live: Vec<Option<Sequence>> =
         (0..3).map(|_| Some(engine.open_sequence().unwrap())).collect();
-    let position = |live: &[Option<Sequence>], k: usize| live[k].as_ref().unwrap().position() as usize;
+    let position =
+        |live: &[Option<Sequence>], k: usize| live[k].as_ref().unwrap().position() as usize;
     while (0..3).any(|k| position(&live, k) < LENGTH) {
         mixed_step(engine, bases, &mut live, &mut random, &what);
         for (k, base) in bases.iter().enumerate() {

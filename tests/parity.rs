@@ -84,15 +84,17 @@ fn picks(op: &Op) -> bool {
 #[test]
 fn indexer_picks_the_entries_transformers_picks() {
     let mut compared = 0;
-    for reference in ["csa-tiny.act24", "flash-tiny.act40", "flash-tiny-orig.act40", "pro-tiny.act56"] {
+    for reference in
+        ["csa-tiny.act24", "flash-tiny.act40", "flash-tiny-orig.act40", "pro-tiny.act56"]
+    {
         let name = reference.split('.').next().unwrap();
         let reference = Reference::read(reference);
-        let (device, record) = common::tap::Tap::new(common::cpu(), picks);
-        let mut engine =
-            common::open_on(device, name, &engine::ModelOptions {
-                exact_rows: true,
-                ..options(Numerics::Plain)
-            });
+        let (device, record) = common::tap::Tap::around(common::cpu(), picks);
+        let mut engine = common::open_on(
+            device,
+            name,
+            &engine::ModelOptions { exact_rows: true, ..options(Numerics::Plain) },
+        );
         let mut sequence = engine.open_sequence().unwrap();
         let ids = reference.ids("input_ids");
         feed(&mut engine, &mut sequence, &ids, &[512]);

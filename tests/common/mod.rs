@@ -56,7 +56,12 @@ pub fn open_on(device: Arc<dyn Device>, name: &str, options: &ModelOptions) -> E
 }
 
 /// Feeds `ids` in chunks of the given sizes, cycled; returns the logits of every row.
-pub fn feed(engine: &mut Engine, sequence: &mut Sequence, ids: &[u32], sizes: &[usize]) -> Vec<f32> {
+pub fn feed(
+    engine: &mut Engine,
+    sequence: &mut Sequence,
+    ids: &[u32],
+    sizes: &[usize],
+) -> Vec<f32> {
     let mut all = Vec::new();
     let mut rest = ids;
     for &size in sizes.iter().cycle() {
@@ -157,11 +162,13 @@ impl Reference {
             let name = tensor.name.to_string();
             match tensor.dtype {
                 Dtype::F32 => {
-                    let values = data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+                    let values =
+                        data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
                     reference.floats.insert(name, values.collect());
                 }
                 Dtype::I64 => {
-                    let values = data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()));
+                    let values =
+                        data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()));
                     reference.integers.insert(name, values.collect());
                 }
                 _ => {}

@@ -34,7 +34,7 @@ pub struct Tap {
 
 impl Tap {
     /// Keeps the outputs of the chosen ops in the returned record.
-    pub fn new(inner: Arc<dyn Device>, choice: Choice) -> (Arc<dyn Device>, Record) {
+    pub fn around(inner: Arc<dyn Device>, choice: Choice) -> (Arc<dyn Device>, Record) {
         let record = Record::default();
         let tap = Tap { inner, choice, record: Arc::clone(&record) };
         (Arc::new(tap), record)
