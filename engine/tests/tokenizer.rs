@@ -197,6 +197,14 @@ fn what_is_not_a_byte_level_bpe_is_refused() {
             "model",
             with(&|bad| bad["model"] = json!({"type": "WordLevel", "vocab": {}, "unk_token": "x"})),
         ),
+        ("normalizer", with(&|bad| bad["normalizer"] = json!({"type": "NFC"}))),
+        ("pre_tokenizer", with(&|bad| bad["pre_tokenizer"] = Value::Null)),
+        (
+            "expression",
+            with(&|bad| {
+                bad["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!("(");
+            }),
+        ),
         ("added id", with(&|bad| bad["added_tokens"][9]["id"] = json!(9999))),
         ("merges", with(&|bad| bad["model"]["merges"] = json!(["no such"]))),
         ("empty", Tokenizer::from_bytes(b"")),
@@ -208,6 +216,24 @@ fn what_is_not_a_byte_level_bpe_is_refused() {
     }
     let error = Tokenizer::from_folder(&std::env::temp_dir().join("no-such-folder")).unwrap_err();
     assert!(error.to_string().contains("no-such-folder"), "{error}");
+}
+
+#[test]
+fn long_runs_do_not_spoil_the_text_after_them() {
+    for (_, tokenizer) in tokenizers() {
+        let encode = |text: &str| tokenizer.encode(text, Specials::Forbid);
+        let tail = "x hello   world 'tis\n\n  b";
+        let want = encode(tail).unwrap();
+        for unit in ["\0", "\u{200d}", "\u{378}", "!", "\n", "ab"] {
+            let ids = encode(&format!("{}{tail}", unit.repeat(400_000))).unwrap();
+            let same = ids.len() - (want.len() - 2)..;
+            assert_eq!(ids[same], want[2..], "{unit:?}");
+        }
+        let spaces = encode(&format!("{}x", " ".repeat(900_000))).unwrap();
+        assert_eq!(tokenizer.decode(&spaces).unwrap().len(), 900_001);
+        let error = encode(&format!("{}x", " ".repeat(1_100_000))).unwrap_err();
+        assert_eq!(error.kind(), TextErrorKind::Request, "{error}");
+    }
 }
 
 #[test]

@@ -69,9 +69,10 @@ impl Sampler {
 
     fn weigh(&mut self, logits: &[f32], largest: f32, temperature: f32) {
         let (largest, temperature) = (f64::from(largest), f64::from(temperature));
-        self.weights.clear();
-        let weight = |&logit: &f32| exp_of_negative((f64::from(logit) - largest) / temperature);
-        self.weights.extend(logits.iter().map(weight));
+        self.weights.resize(logits.len(), 0.0);
+        for (weight, &logit) in self.weights.iter_mut().zip(logits) {
+            *weight = exp_of_negative((f64::from(logit) - largest) / temperature);
+        }
     }
 
     /// Leaves in `kept`, ascending, what top-k, top-p and min-p keep.
@@ -89,6 +90,9 @@ impl Sampler {
             let weights = &self.weights;
             let total: f64 = self.kept.iter().map(|&id| weights[id as usize]).sum();
             let enough = f64::from(params.top_p) * total;
+            // What is below this adds up to half of what top-p cuts, so none of it can stay.
+            let share = (total - enough) / self.kept.len() as f64 / 2.0;
+            self.kept.retain(|&id| weights[id as usize] >= share);
             let count = nucleus(&mut self.kept, weights, enough, order);
             self.kept.truncate(count);
             self.kept.sort_unstable();
@@ -118,11 +122,16 @@ impl Sampler {
 
     /// The log-probability of `id`; fills `top` with the `count` likeliest.
     fn report(&mut self, logits: &[f32], largest: f32, id: u32, count: usize) -> f32 {
+        self.weigh(logits, largest, 1.0);
+        let log_total = self.weights.iter().sum::<f64>().ln();
         let above = |logit: f32| f64::from(logit) - f64::from(largest);
-        let total: f64 = logits.iter().map(|&logit| exp_of_negative(above(logit))).sum();
-        let log_total = total.ln();
         let logprob = |id: u32| (above(logits[id as usize]) - log_total) as f32;
         for id in 0..logits.len() as u32 {
+            let beaten =
+                self.top.last().is_none_or(|&(last, _)| by_value(logits, last, id).is_lt());
+            if beaten && self.top.len() == count {
+                continue;
+            }
             let at = self
                 .top
                 .partition_point(|&(other, _)| by_value(logits, other, id) == Ordering::Less);
@@ -167,7 +176,7 @@ fn nucleus(
     order: impl Fn(&u32, &u32) -> Ordering,
 ) -> usize {
     const FIRST_WINDOW: usize = 256;
-    const GROWTH: usize = 8;
+    const GROWTH: usize = 4;
     let mut sum = 0.0;
     let mut done = 0;
     let mut window = FIRST_WINDOW;

@@ -37,7 +37,13 @@ pub fn fuzz_reply(data: &[u8]) {
         assert_eq!(whole.is_ok(), pieces.is_some(), "{text:?}");
         if let (Ok(whole), Some(pieces)) = (whole, pieces) {
             assert_eq!(whole, pieces, "{text:?}");
-            assert_eq!(parse_recovering(&text, begin), whole, "{text:?}");
+            // The strict grammar knows five control strings, recovery drops all of them.
+            let dropped = |control: &Control| {
+                whole.content.contains(control.text()) || whole.reasoning.contains(control.text())
+            };
+            if !Control::ALL.iter().any(dropped) {
+                assert_eq!(parse_recovering(&text, begin), whole, "{text:?}");
+            }
         }
         let pieces = in_pieces(&text, cuts, begin, Malformed::Recover);
         assert_eq!(Some(parse_recovering(&text, begin)), pieces, "{text:?}");

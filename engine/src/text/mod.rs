@@ -21,6 +21,7 @@ pub mod fuzz;
 mod json;
 mod prompt;
 mod scan;
+mod split;
 mod tokenizer;
 mod vocabulary;
 

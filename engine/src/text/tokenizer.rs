@@ -6,22 +6,21 @@
 //! pre-tokeniser and BPE, whose merges cannot reach an added token; a check on the result makes
 //! sure. So `<｜User｜>` typed by a user is nine ordinary tokens.
 //!
-//! Refused: anything but byte-level BPE, BPE dropout, truncation or padding rules, a vocabulary of
-//! another size than the model's.
+//! Refused: anything but byte-level BPE without normaliser or dropout, ids with holes, a vocabulary of
+//! another size than the model's. Truncation and padding rules in the file are not obeyed.
 
 use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 use tokenizers::models::ModelWrapper;
-use tokenizers::{
-    DecoderWrapper, Model, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
-    PreTokenizer,
-};
+use tokenizers::{DecoderWrapper, Model, OffsetReferential, OffsetType};
 
 use super::control::Control;
 use super::error::{TextError, shown};
 use super::prompt::{Prompt, Segment};
+use super::split::Splitter;
 use super::vocabulary::Vocabulary;
 
 /// Longest tokenizer.json that is read, in bytes (the released one is 6.4 MB).
@@ -41,6 +40,7 @@ pub enum Specials {
 /// A tokenizer, shared by all threads.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    splitter: Splitter,
     vocabulary: Vocabulary,
     /// Id of each control token, in the order of [`Control::ALL`].
     controls: [Option<u32>; Control::ALL.len()],
@@ -58,14 +58,14 @@ impl Tokenizer {
     /// # Errors
     /// `Tokenizer` if the bytes are not a tokenizer this module runs; the message says why.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TextError> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+        let inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|error| TextError::tokenizer(format!("tokenizer.json: {error}")))?;
         check_kind(&inner)?;
-        check_added_ids(&inner, bytes)?;
-        inner
-            .with_truncation(None)
+        let listed: Listed = serde_json::from_slice(bytes)
             .map_err(|error| TextError::tokenizer(format!("tokenizer.json: {error}")))?;
-        inner.with_padding(None);
+        listed.check_added_ids(&inner)?;
+        listed.check_normalizer()?;
+        let splitter = Splitter::from_json(&listed.pre_tokenizer)?;
         let mut tokens: Vec<_> =
             inner.get_vocab(false).into_iter().map(|(text, id)| (id, text, false)).collect();
         for (id, token) in inner.get_added_tokens_decoder() {
@@ -74,7 +74,7 @@ impl Tokenizer {
         let vocabulary = Vocabulary::new(tokens, IDS_MAX)?;
         let controls = Control::ALL
             .map(|control| inner.token_to_id(control.text()).filter(|&id| vocabulary.is_added(id)));
-        Ok(Self { inner, vocabulary, controls })
+        Ok(Self { inner, splitter, vocabulary, controls })
     }
 
     /// Reads `tokenizer.json` from the folder of a model.
@@ -139,7 +139,8 @@ impl Tokenizer {
     /// The ids of `text`. No token is added at either end.
     ///
     /// # Errors
-    /// `Tokenizer` if the tokenizer itself fails, or if plain text came out as a control token.
+    /// `Request` if the text holds more than a million white-space characters in a row; `Tokenizer` if
+    /// the tokenizer itself fails, or if plain text came out as a control token.
     pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, TextError> {
         let mut ids = Vec::new();
         self.encode_into(text, specials, &mut ids)?;
@@ -189,17 +190,22 @@ impl Tokenizer {
         specials: Specials,
         ids: &mut Vec<u32>,
     ) -> Result<(), TextError> {
-        let failed = |error: tokenizers::Error| {
-            TextError::tokenizer(format!("tokenizer failed on {:?}: {error}", shown(text)))
-        };
+        let start = ids.len();
         match specials {
             Specials::Allow => {
-                let encoding = self.inner.encode_fast(text, false).map_err(failed)?;
-                ids.extend_from_slice(encoding.get_ids());
+                let added = self.inner.get_added_vocabulary();
+                let pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
+                for (piece, _, token) in
+                    pieces.get_splits(OffsetReferential::Original, OffsetType::None)
+                {
+                    match token {
+                        Some(token) => ids.extend(token.iter().map(|token| token.id)),
+                        None => self.plain(piece, ids)?,
+                    }
+                }
             }
             Specials::Forbid => {
-                let start = ids.len();
-                self.plain(text, ids).map_err(failed)?;
+                self.plain(text, ids)?;
                 if let Some(&id) = ids[start..].iter().find(|&&id| self.is_control(id)) {
                     return Err(TextError::tokenizer(format!(
                         "plain text became control token {id}; \
@@ -211,27 +217,27 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Normaliser, pre-tokeniser and BPE, without the list of added tokens.
-    fn plain(&self, text: &str, ids: &mut Vec<u32>) -> tokenizers::Result<()> {
-        let mut pieces = PreTokenizedString::from(text);
-        if let Some(normalizer) = self.inner.get_normalizer() {
-            pieces.normalize(|piece| normalizer.normalize(piece))?;
-        }
-        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut pieces)?;
-        }
+    /// Pre-tokeniser and BPE, without the list of added tokens.
+    fn plain(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TextError> {
         let model = self.inner.get_model();
-        for (piece, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::None) {
-            ids.extend(model.tokenize(piece)?.into_iter().map(|token| token.id));
-        }
-        Ok(())
+        self.splitter.split(text, &mut |piece| {
+            let tokens = model.tokenize(piece).map_err(|error| {
+                TextError::tokenizer(format!("tokenizer failed on {:?}: {error}", shown(piece)))
+            })?;
+            ids.extend(tokens.into_iter().map(|token| token.id));
+            Ok(())
+        })
     }
 }
 
-/// The part of a tokenizer.json that the library does not obey.
+/// The parts of a tokenizer.json that we run or check ourselves.
 #[derive(Deserialize)]
 struct Listed {
     added_tokens: Vec<ListedToken>,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
 }
 
 #[derive(Deserialize)]
@@ -240,21 +246,30 @@ struct ListedToken {
     content: String,
 }
 
-/// Refuses a file whose added tokens are not where it says: the library numbers those that the
-/// model lacks in their order, whatever the file says, and a model would read other embeddings.
-fn check_added_ids(inner: &tokenizers::Tokenizer, bytes: &[u8]) -> Result<(), TextError> {
-    let listed: Listed = serde_json::from_slice(bytes)
-        .map_err(|error| TextError::tokenizer(format!("tokenizer.json: {error}")))?;
-    let wrong = |token: &&ListedToken| inner.token_to_id(&token.content) != Some(token.id);
-    match listed.added_tokens.iter().find(wrong) {
-        None => Ok(()),
-        Some(token) => Err(TextError::tokenizer(format!(
-            "tokenizer.json: added token {:?} has id {}, but {} are before it; \
-             ids must have no holes",
-            shown(&token.content),
-            token.id,
-            inner.token_to_id(&token.content).unwrap_or(0)
-        ))),
+impl Listed {
+    /// Refuses a file whose added tokens are not where it says: the library numbers those that the
+    /// model lacks in their order, whatever the file says, and a model would read other embeddings.
+    fn check_added_ids(&self, inner: &tokenizers::Tokenizer) -> Result<(), TextError> {
+        let wrong = |token: &&ListedToken| inner.token_to_id(&token.content) != Some(token.id);
+        match self.added_tokens.iter().find(wrong) {
+            None => Ok(()),
+            Some(token) => Err(TextError::tokenizer(format!(
+                "tokenizer.json: added token {:?} has id {}, but {} are before it; \
+                 ids must have no holes",
+                shown(&token.content),
+                token.id,
+                inner.token_to_id(&token.content).unwrap_or(0)
+            ))),
+        }
+    }
+
+    /// Refuses normalisers that do something; the released one is an empty sequence.
+    fn check_normalizer(&self) -> Result<(), TextError> {
+        let empty = self.normalizer["normalizers"].as_array().is_some_and(Vec::is_empty);
+        if self.normalizer.is_null() || empty {
+            return Ok(());
+        }
+        Err(TextError::tokenizer("tokenizer.json: a normalizer is not supported"))
     }
 }
 

@@ -5,6 +5,7 @@
 //! token, stands for its own UTF-8.
 
 use super::error::TextError;
+use super::split::byte_alphabet;
 
 /// Token bytes by id. Ids without a token have no bytes.
 pub(super) struct Vocabulary {
@@ -35,7 +36,7 @@ impl Vocabulary {
                 "tokenizer.json: token id {last} is beyond the bound of {ids_max} tokens"
             )));
         }
-        let alphabet = byte_alphabet();
+        let alphabet = bytes_of_characters();
         let mut table = Self { bytes: Vec::new(), starts: vec![0], added: Vec::new() };
         let mut single = [false; 256];
         for (id, text, added) in tokens {
@@ -94,16 +95,11 @@ impl Vocabulary {
     }
 }
 
-/// GPT-2's table, from character to byte: printable Latin-1 stands for itself, the other bytes, in
-/// order, for the characters from U+0100 on.
-fn byte_alphabet() -> [Option<u8>; 512] {
+/// Character to byte: [`byte_alphabet`] the other way round.
+fn bytes_of_characters() -> [Option<u8>; 512] {
     let mut table = [None; 512];
-    let mut next = 256;
-    for byte in 0..=255u8 {
-        let itself = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-        let at = if itself { usize::from(byte) } else { next };
-        next += usize::from(!itself);
-        table[at] = Some(byte);
+    for (byte, character) in (0..=255u8).zip(byte_alphabet()) {
+        table[character as usize] = Some(byte);
     }
     table
 }
@@ -113,11 +109,8 @@ mod tests {
     use super::*;
 
     fn letters() -> Vec<(u32, String, bool)> {
-        let alphabet = byte_alphabet();
-        let of = |byte: u8| alphabet.iter().position(|&b| b == Some(byte)).unwrap() as u32;
-        (0..=255u8)
-            .map(|byte| (u32::from(byte), char::from_u32(of(byte)).unwrap().to_string(), false))
-            .collect()
+        let characters = byte_alphabet();
+        (0..256).map(|byte| (byte, characters[byte as usize].to_string(), false)).collect()
     }
 
     #[test]

@@ -22,8 +22,8 @@ use crate::text::scan::{Met, find, scan};
 pub enum Malformed {
     /// An error, as in [`super::parse`].
     Refuse,
-    /// Text. A block of calls that breaks becomes content, control strings that stand where they
-    /// should not are dropped, a block may begin without its blank line or inside reasoning, and a
+    /// Text. A block of calls that breaks becomes content, control strings of any kind that stand in
+    /// text are dropped, a block may begin without its blank line or inside reasoning, and a
     /// reply may stop anywhere. Calls come whole: nothing of a call is given out before it has
     /// ended well.
     Recover,
