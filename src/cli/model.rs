@@ -1,0 +1,171 @@
+//! The model a command works on: a folder, one that was pulled, or the demo inside the binary; and
+//! opening it on a device, with progress and a way out.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engine::load::{Checkpoint, StaticBytes};
+use engine::sample::SamplingParams;
+use engine::text::Tokenizer;
+use engine::{Engine, ModelOptions};
+use hadal::{demo, registry};
+use hal::OpenOptions;
+use serde::Deserialize;
+
+use super::args::{ModelArgs, Numerics, SampleArgs};
+use super::failure::{Failure, Result};
+use super::hub;
+use super::interrupt::Interrupt;
+use super::term;
+
+/// Context that is opened where none was asked for and the model allows it, in tokens.
+const CONTEXT_USUAL: u32 = 32_768;
+/// Longest generation_config.json that is read, in bytes.
+const GENERATION_BYTES_MAX: u64 = 1 << 20;
+
+/// Where a model comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The demo inside the binary.
+    Demo,
+    /// A folder in Hugging Face's layout.
+    Folder(PathBuf),
+}
+
+impl Source {
+    /// What `--model` means: nothing is the demo, a folder is itself, ORG/NAME is what was pulled.
+    pub fn new(model: Option<&Path>) -> Result<Self> {
+        let Some(path) = model else { return Ok(Source::Demo) };
+        let name = path.to_str().filter(|name| !path.exists() && hub::is_name(name));
+        let Some(name) = name else { return Ok(Source::Folder(path.to_owned())) };
+        match hub::snapshot(&hub::cache()?, name, "main") {
+            Some(folder) => Ok(Source::Folder(folder)),
+            None => Err(Failure::new(format!(
+                "{name} is neither a folder nor a model that was pulled; try `hadal pull {name}`"
+            ))),
+        }
+    }
+
+    /// Opens it: configuration and headers are checked, weights are mapped and not read.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        let opened = match self {
+            Source::Folder(folder) => Checkpoint::open(folder),
+            Source::Demo => {
+                let file: Arc<dyn hal::ByteOwner> = Arc::new(StaticBytes(demo::weights()));
+                Checkpoint::from_memory(demo::CONFIG, vec![("model.safetensors".into(), file)])
+            }
+        };
+        opened.map_err(|refusal| self.place(refusal.into()))
+    }
+
+    /// Its tokenizer, of a model with `vocab` token ids.
+    pub fn tokenizer(&self, vocab: u32) -> Result<Arc<Tokenizer>> {
+        let tokenizer = match self {
+            Source::Folder(folder) => Tokenizer::from_folder(folder),
+            Source::Demo => Tokenizer::from_bytes(demo::TOKENIZER),
+        };
+        let checked = tokenizer.and_then(|tokenizer| {
+            tokenizer.expect_vocabulary(vocab)?;
+            Ok(Arc::new(tokenizer))
+        });
+        checked.map_err(|error| self.place(error.into()))
+    }
+
+    /// How its makers sample from it, with the user's wishes in place of theirs.
+    pub fn sampling(&self, wishes: &SampleArgs) -> Result<SamplingParams> {
+        let usual = self.usual_sampling()?;
+        let temperature = match usual.do_sample {
+            Some(false) => 0.0,
+            _ => usual.temperature.unwrap_or(1.0),
+        };
+        Ok(SamplingParams {
+            temperature: wishes.temperature.unwrap_or(temperature),
+            top_k: wishes.top_k.or(usual.top_k).unwrap_or(0),
+            top_p: wishes.top_p.or(usual.top_p).unwrap_or(1.0),
+            min_p: wishes.min_p.unwrap_or(0.0),
+            seed: wishes.seed,
+            logprobs: None,
+            stop: wishes.stop.clone(),
+        })
+    }
+
+    fn usual_sampling(&self) -> Result<GenerationConfig> {
+        let name = "generation_config.json";
+        let bytes = match self {
+            Source::Demo => demo::GENERATION.to_vec(),
+            Source::Folder(folder) => {
+                let path = folder.join(name);
+                match fs::metadata(&path) {
+                    Ok(there) if there.len() <= GENERATION_BYTES_MAX => fs::read(&path)?,
+                    Ok(_) => return Err(Failure::new("is too long").at(path.display())),
+                    Err(_) => return Ok(GenerationConfig::default()),
+                }
+            }
+        };
+        serde_json::from_slice(&bytes).map_err(|error| self.place(Failure::new(error).at(name)))
+    }
+
+    /// The failure with this model in front, unless it names it already.
+    fn place(&self, failure: Failure) -> Failure {
+        let place = self.to_string();
+        match &failure {
+            Failure::Failed(message) if message.contains(&place) => failure,
+            _ => failure.at(place),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Demo => out.write_str(demo::NAME),
+            Source::Folder(folder) => write!(out, "{}", folder.display()),
+        }
+    }
+}
+
+/// What generation_config.json says; other keys do not concern us.
+#[derive(Default, Deserialize)]
+struct GenerationConfig {
+    do_sample: Option<bool>,
+    temperature: Option<f32>,
+    top_k: Option<u32>,
+    top_p: Option<f32>,
+}
+
+/// Opens a model of `source` on the device `args` name, with `options` for the rest.
+pub fn open(
+    source: &Source,
+    checkpoint: &Checkpoint,
+    args: &ModelArgs,
+    options: ModelOptions,
+    interrupt: &Interrupt,
+) -> Result<Engine> {
+    let settings = args.threads.map(|threads| ("threads".to_owned(), threads.to_string()));
+    let settings = OpenOptions { settings: settings.into_iter().collect(), sink: None };
+    let device = registry::registry().open(&args.device, &settings)?;
+    let usual = CONTEXT_USUAL.min(checkpoint.config().context);
+    let context = args.context.or(Some(options.context).filter(|&context| context > 0));
+    let options =
+        ModelOptions { numerics: numerics(args), context: context.unwrap_or(usual), ..options };
+    let bar = term::count_bar(&format!("loading {source}, layers"), 0);
+    let mut progress = |done: u32, all: u32| {
+        bar.set_length(all.into());
+        bar.set_position(done.into());
+        !interrupt.asked()
+    };
+    let opened = Engine::open(device, checkpoint, &options, &mut progress);
+    bar.finish_and_clear();
+    let engine = opened.map_err(|error| source.place(error.into()))?;
+    interrupt.check()?;
+    Ok(engine)
+}
+
+fn numerics(args: &ModelArgs) -> engine::Numerics {
+    match args.numerics {
+        Numerics::Served => engine::Numerics::Served,
+        Numerics::Plain => engine::Numerics::Plain,
+    }
+}
