@@ -1,5 +1,7 @@
 //! Row ops against their oracles, and law 7 bit by bit.
 
+mod convert;
+
 use super::cpu::{self, Strided, StridedMut, Values, ValuesMut};
 use super::oracle;
 use crate::common::isa::Isa;

@@ -20,7 +20,7 @@ pub fn rms_norm(
     gain: Option<Rows<f32>>,
     epsilon: f32,
 ) {
-    cut::ranges(pool, out.rows(), 10 + out.width() / 4, &|range| {
+    cut::ranges(pool, out.rows(), 10 + out.width() / 8, &|range| {
         scratch::with(|room| {
             let (room, result) = room.split_at_mut(PIECE);
             for row in range {
@@ -97,7 +97,7 @@ pub fn rope(
     inverse: bool,
 ) {
     let (width, first) = (out.width(), out.width() - angle.width());
-    cut::ranges(pool, out.rows(), 10 + width / 4 + angle.width() / 2, &|range| {
+    cut::ranges(pool, out.rows(), 10 + width / 8 + angle.width() / 2, &|range| {
         scratch::with(|room| {
             for row in range {
                 // 1 columns that do not turn
@@ -111,7 +111,7 @@ pub fn rope(
                 for start in (first..width).step_by(PIECE) {
                     let room = &mut room[..PIECE.min(width - start)];
                     x.load(isa, row, start, room);
-                    turn(room, (start - first) / 2, angle.row(row / heads), inverse);
+                    turn(isa, room, (start - first) / 2, angle.row(row / heads), inverse);
                     // SAFETY: every row belongs to one range.
                     unsafe { out.store_shared(isa, row, start, room) };
                 }
@@ -120,19 +120,18 @@ pub fn rope(
     });
 }
 
-/// Turns the pairs of a piece, the first of which is pair `pair` of the angle.
-fn turn(piece: &mut [f32], pair: usize, angle: &[f32], inverse: bool) {
-    let (cosines, sines) = angle.split_at(angle.len() / 2);
-    let sign = if inverse { -1.0 } else { 1.0 };
-    let turns = cosines[pair..].iter().zip(&sines[pair..]);
-    for (values, (cosine, sine)) in piece.chunks_exact_mut(2).zip(turns) {
-        let (a, b, sine) = (values[0], values[1], sign * sine);
-        values[0] = a * cosine - b * sine;
-        values[1] = a * sine + b * cosine;
-    }
-}
-
 per_isa! {
+    /// Turns the pairs of a piece, the first of which is pair `pair` of the angle.
+    fn turn(piece: &mut [f32], pair: usize, angle: &[f32], inverse: bool) {
+        let (cosines, sines) = angle.split_at(angle.len() / 2);
+        let sign = if inverse { -1.0 } else { 1.0 };
+        let turns = cosines[pair..].iter().zip(&sines[pair..]);
+        for (values, (cosine, sine)) in piece.chunks_exact_mut(2).zip(turns) {
+            let (a, b, sine) = (values[0], values[1], sign * sine);
+            values[0] = a * cosine - b * sine;
+            values[1] = a * sine + b * cosine;
+        }
+    }
     fn scaled(x: &[f32], factor: f32, out: &mut [f32]) {
         for (out, x) in out.iter_mut().zip(x) {
             *out = x * factor;
