@@ -40,8 +40,10 @@ pub(crate) struct CpuPlan {
     scope: Scope,
     workspace: CpuBuffer,
     machine: Arc<Machine>,
-    /// Room for the events of one submission; absent without profile.
-    events: Option<Mutex<Vec<OpEvent>>>,
+    profiled: bool,
+    /// Held while the plan runs, by one queue at a time: its workspace has one user. Room for the
+    /// events of one submission.
+    turn: Mutex<Vec<OpEvent>>,
     /// Op being run, for the message of a fault.
     current: AtomicUsize,
 }
@@ -74,7 +76,7 @@ impl CpuPlan {
             }
         };
         let profiled = options.profile == Profile::Ops && machine.sink.is_some();
-        let events = profiled.then(|| Mutex::new(Vec::with_capacity(entries.len())));
+        let events = Vec::with_capacity(if profiled { entries.len() } else { 0 });
         Ok(CpuPlan {
             label: options.label.clone(),
             mode: options.mode,
@@ -84,16 +86,18 @@ impl CpuPlan {
             scope,
             workspace,
             machine: Arc::clone(machine),
-            events,
+            profiled,
+            turn: Mutex::new(events),
             current: AtomicUsize::new(0),
         })
     }
 
     /// Runs every op in order, on this thread and the pool.
     pub(crate) fn run(&self) {
-        match &self.events {
-            Some(events) => self.run_profiled(events),
-            None => (0..self.entries.len()).for_each(|index| self.run_op(index)),
+        let mut events = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.profiled {
+            true => self.run_profiled(&mut events),
+            false => (0..self.entries.len()).for_each(|index| self.run_op(index)),
         }
     }
 
@@ -108,8 +112,7 @@ impl CpuPlan {
         }
     }
 
-    fn run_profiled(&self, events: &Mutex<Vec<OpEvent>>) {
-        let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
+    fn run_profiled(&self, events: &mut Vec<OpEvent>) {
         events.clear();
         let clock = || self.machine.begin.elapsed().as_nanos() as u64;
         for (index, node) in self.program.nodes().iter().enumerate() {
@@ -119,7 +122,7 @@ impl CpuPlan {
             events.push(OpEvent { site: node.site, op, begin_ns, end_ns: clock() });
         }
         if let Some(sink) = &self.machine.sink {
-            sink.batch(&self.machine.info, &events, 0);
+            sink.batch(&self.machine.info, events, 0);
         }
     }
 

@@ -115,19 +115,23 @@ fn place(at: [usize; 3], strides: [usize; 3]) -> usize {
 
 /// A readable grid of a real dtype.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "the names are the dtypes")]
 pub enum Values {
+    /// f32 elements.
     F32(Strided<f32>),
+    /// bf16 elements.
     Bf16(Strided<bf16>),
+    /// f16 elements.
     F16(Strided<f16>),
 }
 
 /// A writable grid of a real dtype.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "the names are the dtypes")]
 pub enum ValuesMut {
+    /// f32 elements.
     F32(StridedMut<f32>),
+    /// bf16 elements.
     Bf16(StridedMut<bf16>),
+    /// f16 elements.
     F16(StridedMut<f16>),
 }
 
