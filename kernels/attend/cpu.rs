@@ -17,6 +17,7 @@ use super::score::{BLOCK, PAD, SKEW, load_heads, scores};
 use super::simd::{Simd, for_isa};
 use crate::common::isa::Isa;
 use crate::common::math::exp;
+use crate::common::per_isa::per_isa;
 use crate::common::pool::Pool;
 use crate::common::rows::{RealRows, RealRowsMut, RowsMut};
 use crate::common::scratch;
@@ -124,7 +125,8 @@ impl Attend<'_> {
         let (rows, heads) = (self.q.rows(), self.sink.len());
         // Four parts to a thread even out what the scheduler does to them.
         let enough = if threads == 1 { 1 } else { 4 * threads };
-        let wide = if self.width() <= 1024 { GROUP_WIDE } else { GROUP };
+        let most = if self.width() <= 1024 { GROUP_WIDE } else { GROUP };
+        let wide = most.min(heads.next_multiple_of(PAD));
         if rows * heads.div_ceil(wide) >= enough {
             return Cut { group: wide, by_split: false };
         }
@@ -220,16 +222,8 @@ impl<'a> Piece<'a> {
         Piece { sums, top, total }
     }
 
-    #[inline(always)]
-    fn clear(&mut self) {
-        self.sums.fill(0.0);
-        self.top.fill(f32::NEG_INFINITY);
-        self.total.fill(0.0);
-    }
-
     /// Takes in the keys of `other`, which come behind those of `self`.
-    #[inline(always)]
-    fn merge(&mut self, other: &Piece<'_>, heads: usize) {
+    fn merge(&mut self, isa: Isa, other: &Piece<'_>, heads: usize) {
         let columns = self.sums.len() / self.top.len();
         for head in 0..heads {
             let top = larger(self.top[head], other.top[head]);
@@ -237,14 +231,11 @@ impl<'a> Piece<'a> {
             self.top[head] = top;
             self.total[head] = self.total[head] * old + other.total[head] * new;
             let range = head * columns..(head + 1) * columns;
-            for (sum, more) in self.sums[range.clone()].iter_mut().zip(&other.sums[range]) {
-                *sum = *sum * old + *more * new;
-            }
+            blend(isa, &mut self.sums[range.clone()], old, &other.sums[range], new);
         }
     }
 
     /// Divides by the denominator, sink included, and writes heads `first..` of query `row`.
-    #[inline(always)]
     fn finish(&mut self, isa: Isa, op: &Attend<'_>, row: usize, first: usize, heads: usize) {
         let (columns, width) = (self.sums.len() / self.top.len(), op.width());
         for head in 0..heads {
@@ -254,11 +245,25 @@ impl<'a> Piece<'a> {
             let total = self.total[head] * share + exp(sink - top);
             let factor = share / total;
             let sums = &mut self.sums[head * columns..head * columns + width];
-            for sum in &mut *sums {
-                *sum *= factor;
-            }
+            multiply(isa, sums, factor);
             // SAFETY: a part owns its heads of its row.
             unsafe { op.out.store_shared(isa, row, (first + head) * width, sums) };
+        }
+    }
+}
+
+per_isa! {
+    /// `sums = sums · old + more · new`
+    fn blend(sums: &mut [f32], old: f32, more: &[f32], new: f32) {
+        for (sum, more) in sums.iter_mut().zip(more) {
+            *sum = *sum * old + *more * new;
+        }
+    }
+
+    /// `values = values · factor`
+    fn multiply(values: &mut [f32], factor: f32) {
+        for value in values {
+            *value *= factor;
         }
     }
 }
@@ -314,7 +319,7 @@ fn whole_part(isa: Isa, op: &Attend<'_>, group: usize, row: usize, part: usize) 
             keys = op.keys(row, split * SPLIT);
             if keys.len > 0 {
                 fold(isa, op, &keys, heads, &mut room, &mut more);
-                sums.merge(&more, heads);
+                sums.merge(isa, &more, heads);
             }
         }
         sums.finish(isa, op, row, first, heads);
@@ -373,7 +378,7 @@ fn merge_part(isa: Isa, op: &Attend<'_>, pieces: &RowsMut<f32>, row: usize, part
         if op.keys(row, split * SPLIT).len == 0 {
             break;
         }
-        sums.merge(&Piece::new(piece(split), GROUP), heads);
+        sums.merge(isa, &Piece::new(piece(split), GROUP), heads);
     }
     sums.finish(isa, op, row, first, heads);
 }
@@ -420,7 +425,8 @@ unsafe fn fold_body<S: Simd>(
     let group = piece.top.len();
     let stride = room.keys.len() / BLOCK;
     let padded = heads.next_multiple_of(S::LANES);
-    piece.clear();
+    piece.top.fill(f32::NEG_INFINITY);
+    piece.total.fill(0.0);
     for first in (0..keys.len).step_by(BLOCK) {
         let count = BLOCK.min(keys.len - first);
         // 1 decode
@@ -432,7 +438,7 @@ unsafe fn fold_body<S: Simd>(
         softmax(room, piece, group, padded, count, op.scale);
         // 4 weighted sum of the keys
         // SAFETY: as above.
-        unsafe { values::<S>(room, piece, group, heads, stride, count) };
+        unsafe { values::<S>(room, piece, heads, count, first == 0) };
     }
 }
 
@@ -467,7 +473,8 @@ fn softmax(
     }
 }
 
-/// `sums[h, d] = rescale[h] · sums[h, d] + Σ_k scores[k, h] · keys[k, d]`, k in order.
+/// `sums[h, d] = rescale[h] · sums[h, d] + Σ_k scores[k, h] · keys[k, d]`, k in order; `fresh`: the sums
+/// so far are 0, whatever `sums` holds.
 ///
 /// # Safety
 /// The processor has the features of `S`.
@@ -475,11 +482,11 @@ fn softmax(
 unsafe fn values<S: Simd>(
     room: &Room<'_>,
     piece: &mut Piece<'_>,
-    group: usize,
     heads: usize,
-    stride: usize,
     count: usize,
+    fresh: bool,
 ) {
+    let (group, stride) = (piece.top.len(), room.keys.len() / BLOCK);
     let width = piece.sums.len() / group;
     assert!(room.keys.len() == BLOCK * stride && room.scores.len() == BLOCK * group);
     assert!(heads <= group && width <= stride && count <= BLOCK);
@@ -497,6 +504,7 @@ unsafe fn values<S: Simd>(
                 stride,
                 width,
                 count,
+                fresh,
             };
             // SAFETY: features by the caller; the addresses are good for these heads, `count` keys and
             // the columns up to `width`.
@@ -519,6 +527,8 @@ struct ValueTile {
     stride: usize,
     width: usize,
     count: usize,
+    /// Whether sums start at 0 or at what `sums` holds, rescaled.
+    fresh: bool,
 }
 
 /// One tile of up to `vectors` vectors of columns; returns how many vectors.
@@ -566,11 +576,13 @@ unsafe fn value_rows<S: Simd, const H: usize, const V: usize>(tile: &ValueTile) 
     // SAFETY: all addresses are inside the tile's arrays, by the caller.
     unsafe {
         let mut sums = [[S::splat(0.0); V]; H];
-        for (h, sums) in sums.iter_mut().enumerate() {
-            let rescale = S::splat(*tile.rescale.add(h));
-            for (v, sum) in sums.iter_mut().enumerate() {
-                let old = S::load(tile.sums.add(h * tile.width + v * S::LANES));
-                *sum = S::mul(old, rescale);
+        if !tile.fresh {
+            for (h, sums) in sums.iter_mut().enumerate() {
+                let rescale = S::splat(*tile.rescale.add(h));
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    let old = S::load(tile.sums.add(h * tile.width + v * S::LANES));
+                    *sum = S::mul(old, rescale);
+                }
             }
         }
         for key in 0..tile.count {

@@ -18,8 +18,11 @@ pub(crate) const SKEW: usize = 16;
 /// Columns and heads are padded to this, a multiple of every vector.
 pub(crate) const PAD: usize = 16;
 
+/// Heads put in columns at a time.
+const QUARTET: usize = 4;
+
 /// Writes `heads` of query `row` as `[columns, group]`, zero behind the width and behind the heads.
-/// `q` is `[n, H · width]`; `room` takes one head.
+/// `q` is `[n, H · width]`; `room` takes four padded heads.
 pub(crate) fn load_heads(
     isa: Isa,
     q: &RealRows,
@@ -29,13 +32,31 @@ pub(crate) fn load_heads(
     room: &mut [f32],
     queries: &mut [f32],
 ) {
-    let group = queries.len() / width.next_multiple_of(PAD);
-    queries.fill(0.0);
-    for (place, head) in heads.enumerate() {
-        let query = &mut room[..width];
-        q.load(isa, row, head * width, query);
-        for (value, queries) in query.iter().zip(queries.chunks_exact_mut(group)) {
-            queries[place] = *value;
+    let columns = width.next_multiple_of(PAD);
+    let group = queries.len() / columns;
+    for place in (0..group).step_by(QUARTET) {
+        let room = &mut room[..QUARTET * columns];
+        for (head, query) in (heads.start + place..).zip(room.chunks_exact_mut(columns)) {
+            let (query, tail) = query.split_at_mut(width);
+            tail.fill(0.0);
+            match head < heads.end {
+                true => q.load(isa, row, head * width, query),
+                false => query.fill(0.0),
+            }
+        }
+        let rows: [&[f32]; QUARTET] = std::array::from_fn(|i| &room[i * columns..][..columns]);
+        turn(rows, &mut queries[place..], group);
+    }
+}
+
+/// Rows to columns of `stride`, in squares of four.
+fn turn(rows: [&[f32]; QUARTET], columns: &mut [f32], stride: usize) {
+    let squares = rows.map(|row| row.as_chunks::<QUARTET>().0);
+    for square in 0..squares[0].len() {
+        for i in 0..QUARTET {
+            let column = squares.map(|row| row[square][i]);
+            let start = (square * QUARTET + i) * stride;
+            columns[start..start + QUARTET].copy_from_slice(&column);
         }
     }
 }

@@ -173,28 +173,19 @@ unsafe fn score_body<S: Simd>(isa: Isa, op: &IndexScore, work: &Work, block: &mu
     let (keys, block) = block.split_at_mut(BLOCK * (columns + SKEW));
     let dots = &mut block[..BLOCK * group];
     let queries_of = |row| row * columns * group..(row + 1) * columns * group;
-    let mut loaded = [false; SHARE];
+    for row in (0..work.rows).filter(|row| op.keys.count(work.first + row) > work.entry) {
+        let (row_of_q, queries) = (work.first + row, &mut queries[queries_of(row)]);
+        load_heads(isa, &op.q, row_of_q, 0..heads, width, keys, queries);
+        let weights = &mut weights[row * group..][..group];
+        op.weight.load(isa, row_of_q, 0, &mut weights[..heads]);
+        weights[heads..].fill(0.0);
+    }
     for first in (work.entry..work.entry + STRETCH).step_by(BLOCK) {
         let mut held = None;
         for row in 0..work.rows {
             let seen = op.keys.count(work.first + row);
             if seen <= first {
                 continue;
-            }
-            if !loaded[row] {
-                load_heads(
-                    isa,
-                    &op.q,
-                    work.first + row,
-                    0..heads,
-                    width,
-                    dots,
-                    &mut queries[queries_of(row)],
-                );
-                let weights = &mut weights[row * group..][..group];
-                op.weight.load(isa, work.first + row, 0, &mut weights[..heads]);
-                weights[heads..].fill(0.0);
-                loaded[row] = true;
             }
             // 1 decode, once for the rows of a sequence
             let sequence = op.keys.reach.row(work.first + row)[0];
