@@ -503,6 +503,19 @@ fn extreme_sinks_and_scores_stay_finite() {
 }
 
 #[test]
+fn a_sink_beyond_the_range_of_exp_leaves_its_small_share() {
+    let mut case = Case::new(12, (1, 4, 64), 50, Reach::Nothing, Codec::F32);
+    case.sink.fill(95.0);
+    // Shares of e^-95 are subnormal; keys this large make them visible.
+    case.near.values.iter_mut().for_each(|value| *value *= 1e20);
+    case.q.iter_mut().for_each(|value| *value *= 1e-20);
+    for isa in Isa::all() {
+        let error = nmse(&case.run(isa, 2), &case.want());
+        assert!(error < 1e-5, "{isa}: {error:e}");
+    }
+}
+
+#[test]
 fn one_key_and_no_sink_is_the_key() {
     let mut case = Case::new(10, (1, 3, 64), 1, Reach::Nothing, Codec::Fp8);
     case.near_index[0] = 4;
