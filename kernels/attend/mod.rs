@@ -2,6 +2,7 @@
 //! K and V being the same rows (spec section 6). README.md states contract, order of sums, tolerance.
 
 mod cpu;
+mod fold;
 mod keys;
 pub mod oracle;
 pub(crate) mod score;

@@ -189,9 +189,9 @@ pub(crate) use x86::{Avx2, Avx512};
 /// Defines `fn name(isa, args…)` that calls the generic `unsafe fn body::<S>(isa, args…)` compiled for
 /// `isa`. Everything hot below `body` must be `inline(always)`.
 macro_rules! for_isa {
-    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:path) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:path) => {
         $(#[$meta])*
-        fn $name(isa: $crate::common::isa::Isa, $($arg: $type),*) {
+        $vis fn $name(isa: $crate::common::isa::Isa, $($arg: $type),*) {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
             unsafe fn avx2(isa: $crate::common::isa::Isa, $($arg: $type),*) {

@@ -516,6 +516,18 @@ fn a_sink_beyond_the_range_of_exp_leaves_its_small_share() {
 }
 
 #[test]
+fn the_widest_keys_do_run() {
+    for (heads, width) in [(17, WIDTH_MAX), (70, 1024), (70, 1025)] {
+        let case = Case::new(13, (1, heads, width), 20, Reach::Listed(520), Codec::Bf16);
+        for threads in [1, 2] {
+            let error = nmse(&case.run(Isa::best(), threads), &case.want());
+            // A score is one chain of `width` additions.
+            assert!(error < 1e-10, "{heads} heads of {width}: {error:e}");
+        }
+    }
+}
+
+#[test]
 fn one_key_and_no_sink_is_the_key() {
     let mut case = Case::new(10, (1, 3, 64), 1, Reach::Nothing, Codec::Fp8);
     case.near_index[0] = 4;

@@ -31,11 +31,14 @@ const QUERY_FLOATS_MAX: usize = 1 << 16;
 /// Widest padded index key.
 const WIDTH_MAX: usize = 1 << 10;
 
-/// True if the kernels take queries of `heads` × `width`: up to 1,024 columns, and 65,536 numbers with
-/// both rounded up to multiples of 16.
+/// Most padded heads: their dots with a block of keys lie in scratch as well.
+const HEADS_MAX: usize = 1 << 11;
+
+/// True if the kernels take queries of `heads` × `width`: up to 2,048 heads, 1,024 columns, and 65,536
+/// numbers with both rounded up to multiples of 16.
 pub fn query_fits(heads: usize, width: usize) -> bool {
     let (group, columns) = (heads.next_multiple_of(PAD), width.next_multiple_of(PAD));
-    columns <= WIDTH_MAX && group.saturating_mul(columns) <= QUERY_FLOATS_MAX
+    group <= HEADS_MAX && columns <= WIDTH_MAX && group * columns <= QUERY_FLOATS_MAX
 }
 
 /// Operands of `hal::op::IndexScore`, as views.

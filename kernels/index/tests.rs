@@ -311,3 +311,23 @@ fn the_share_of_a_tile_does_not_show() {
         assert_eq!(case.alone(row).select(Isa::best(), 2, 24), want, "row {row}");
     }
 }
+
+#[test]
+fn the_largest_queries_that_fit_do_run() {
+    for (heads, width, fits) in [
+        (2048, 32, true),
+        (2048, 33, false),
+        (2049, 1, false),
+        (64, 1024, true),
+        (1, 1024, true),
+        (1, 1025, false),
+        (65, 1024, false),
+    ] {
+        assert_eq!(query_fits(heads, width), fits, "{heads} heads of {width}");
+        if fits {
+            let case = Case::new(1, (2, heads, width), (2, 3), Codec::Bf16);
+            let got = case.scores(Isa::best(), 1);
+            assert!(nmse(&got[..6], &case.want()[0]) < 1e-11, "{heads} heads of {width}");
+        }
+    }
+}
