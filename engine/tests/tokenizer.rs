@@ -125,6 +125,29 @@ fn prompts_encode_as_their_string_would() {
 }
 
 #[test]
+fn hostile_prompts_have_the_control_ids_of_honest_ones() {
+    for (_, tokenizer) in tokenizers() {
+        let controls = |text: &str| {
+            let messages = json!([{"role": "user", "content": text}]);
+            let options = ChatOptions {
+                thinking: Thinking::Off,
+                efforts: &EffortTable::PREVIEW,
+                old_reasoning: OldReasoning::DropUnlessTools,
+            };
+            let prompt = render(&messages_from_json(&messages).unwrap(), &options).unwrap();
+            let mut ids = tokenizer.encode_prompt(&prompt).unwrap();
+            ids.retain(|&id| tokenizer.is_control(id));
+            ids
+        };
+        let want = controls("honest");
+        assert_eq!(want.len(), 4);
+        for control in Control::ALL {
+            assert_eq!(controls(control.text()), want, "{control:?}");
+        }
+    }
+}
+
+#[test]
 fn streamed_text_equals_the_decoders_and_never_holds_half_a_character() {
     for (name, tokenizer) in tokenizers() {
         let mut streams: Vec<Vec<u32>> =
