@@ -37,15 +37,14 @@ unsafe impl Simd for Avx2 {
         // SAFETY: as above.
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
-    /// In assembly: left to itself, the compiler loads each vector of `x` once for all weight rows of
-    /// a step, and spills what sixteen registers then do not hold (measured on FP8: 40 stores a step,
-    /// and on bf16 an accumulator that travels through memory). With the load as an operand and the
-    /// order fixed everything fits.
+    // In assembly: left to itself, the compiler loads each vector of `x` once for all weight rows of
+    // a step, and spills what sixteen registers then do not hold (measured on FP8: 40 stores a step,
+    // and on bf16 an accumulator that travels through memory). In this order everything fits.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn fma_at<const VECTOR: usize>(x: *const f32, w: __m256, sum: __m256) -> __m256 {
+    unsafe fn fma_at<const VECTOR: usize>(sum: __m256, x: *const f32, w: __m256) -> __m256 {
         let mut sum = sum;
-        // SAFETY: features by the caller; the row is readable by the caller.
+        // SAFETY: the row is readable by the caller.
         unsafe {
             std::arch::asm!(
                 "vfmadd231ps {sum}, {w}, ymmword ptr [{x} + {at}]",
@@ -54,6 +53,38 @@ unsafe impl Simd for Avx2 {
                 x = in(reg) x,
                 at = const VECTOR * 32,
                 options(readonly, nostack, preserves_flags),
+            );
+        }
+        sum
+    }
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn load_at<const VECTOR: usize>(x: *const f32) -> __m256 {
+        let value;
+        // SAFETY: the row is readable by the caller.
+        unsafe {
+            std::arch::asm!(
+                "vmovups {value}, ymmword ptr [{x} + {at}]",
+                value = out(ymm_reg) value,
+                x = in(reg) x,
+                at = const VECTOR * 32,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+        value
+    }
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn fma_into(sum: __m256, x: __m256, w: __m256) -> __m256 {
+        let mut sum = sum;
+        // SAFETY: features by the caller.
+        unsafe {
+            std::arch::asm!(
+                "vfmadd231ps {sum}, {w}, {x}",
+                sum = inout(ymm_reg) sum,
+                w = in(ymm_reg) w,
+                x = in(ymm_reg) x,
+                options(nomem, nostack, preserves_flags),
             );
         }
         sum
@@ -193,6 +224,7 @@ unsafe impl Decode<Avx2> for PlainF32 {
     const STEP: usize = 8;
     const CODE_BYTES: usize = 32;
     const SCALE_BYTES: usize = 0;
+    const PAIRED: bool = true;
     type Block = [__m256; 1];
     unwatched!();
 
@@ -216,6 +248,7 @@ unsafe impl Decode<Avx2> for PlainF16 {
     const STEP: usize = 8;
     const CODE_BYTES: usize = 16;
     const SCALE_BYTES: usize = 0;
+    const PAIRED: bool = true;
     type Block = [__m256; 1];
     unwatched!();
 
@@ -239,6 +272,7 @@ unsafe impl Decode<Avx2> for PlainBf16 {
     const STEP: usize = 16;
     const CODE_BYTES: usize = 32;
     const SCALE_BYTES: usize = 0;
+    const PAIRED: bool = true;
     type Block = [__m256; 2];
     unwatched!();
 
@@ -277,6 +311,7 @@ unsafe impl<const WATCHED: bool> Decode<Avx2> for Fp8<WATCHED> {
     const SCALE_BYTES: usize = 0;
     const X_FACTOR: f32 = (1u64 << 60) as f32;
     const OUT_FACTOR: f32 = (1u64 << 60) as f32;
+    const PAIRED: bool = false;
     type Block = [__m256; 4];
     /// Largest code as unsigned (0xff is a NaN) and as signed (0x7f is the other).
     type Watch = [__m256i; 2];
@@ -331,6 +366,7 @@ unsafe impl Decode<Avx2> for Fp4 {
     const STEP: usize = 32;
     const CODE_BYTES: usize = 16;
     const SCALE_BYTES: usize = 1;
+    const PAIRED: bool = false;
     type Block = [__m256; 4];
     unwatched!();
 

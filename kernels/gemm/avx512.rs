@@ -38,9 +38,19 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
-    unsafe fn fma_at<const VECTOR: usize>(x: *const f32, w: Self::F, sum: Self::F) -> Self::F {
-        // SAFETY: the row is readable by the caller.
+    unsafe fn fma_at<const VECTOR: usize>(sum: Self::F, x: *const f32, w: Self::F) -> Self::F {
+        // SAFETY: the row is readable by the caller; features by the caller.
         unsafe { Self::fma(Self::load(x.add(VECTOR * Self::LANES)), w, sum) }
+    }
+    #[inline(always)]
+    unsafe fn load_at<const VECTOR: usize>(x: *const f32) -> Self::F {
+        // SAFETY: the row is readable by the caller.
+        unsafe { Self::load(x.add(VECTOR * Self::LANES)) }
+    }
+    #[inline(always)]
+    unsafe fn fma_into(sum: Self::F, x: Self::F, w: Self::F) -> Self::F {
+        // SAFETY: features by the caller.
+        unsafe { Self::fma(x, w, sum) }
     }
     #[inline(always)]
     unsafe fn sum(v: __m512) -> f32 {
@@ -163,6 +173,7 @@ unsafe impl Decode<Avx512> for PlainF32 {
     const STEP: usize = 16;
     const CODE_BYTES: usize = 64;
     const SCALE_BYTES: usize = 0;
+    const PAIRED: bool = true;
     type Block = [__m512; 1];
     unwatched!();
 
@@ -186,6 +197,7 @@ unsafe impl Decode<Avx512> for PlainF16 {
     const STEP: usize = 16;
     const CODE_BYTES: usize = 32;
     const SCALE_BYTES: usize = 0;
+    const PAIRED: bool = true;
     type Block = [__m512; 1];
     unwatched!();
 
@@ -209,6 +221,7 @@ unsafe impl Decode<Avx512> for PlainBf16 {
     const STEP: usize = 32;
     const CODE_BYTES: usize = 64;
     const SCALE_BYTES: usize = 0;
+    const PAIRED: bool = true;
     type Block = [__m512; 2];
     unwatched!();
 
@@ -237,6 +250,7 @@ unsafe impl<const WATCHED: bool> Decode<Avx512> for Fp8<WATCHED> {
     const SCALE_BYTES: usize = 0;
     const X_FACTOR: f32 = (1u64 << 60) as f32;
     const OUT_FACTOR: f32 = (1u64 << 60) as f32;
+    const PAIRED: bool = false;
     type Block = [__m512; 4];
     /// Largest code as unsigned (0xff is a NaN) and as signed (0x7f is the other).
     type Watch = [__m512i; 2];
@@ -300,6 +314,7 @@ unsafe impl Decode<Avx512> for Fp4 {
     const STEP: usize = 32;
     const CODE_BYTES: usize = 16;
     const SCALE_BYTES: usize = 1;
+    const PAIRED: bool = false;
     type Block = [__m512; 2];
     unwatched!();
 

@@ -101,24 +101,33 @@ pub(super) unsafe fn dot<S: Simd, D: Decode<S>, const W: usize, const X: usize>(
     // may point past the end.
     unsafe {
         let steps = run.cols / D::STEP;
-        let x_base = x.base.add(first * x.stride);
         let mut sums = [[S::zero(); X]; W];
         let mut watch = D::watch();
         let mut codes = run.codes.add(row * run.code_stride);
         let mut scales = run.scales.wrapping_add(row * run.scale_stride);
-        let mut x_at = x_base;
+        let mut x_at = x.base.add(first * x.stride);
         for step in 0..steps {
             if (step * D::CODE_BYTES).is_multiple_of(LINE_BYTES) {
                 unrolled!(ROW < W, {
                     S::prefetch(codes.wrapping_add((W + ROW) * run.code_stride));
                 });
             }
-            unrolled!(ROW < W, {
-                let at = codes.add(ROW * run.code_stride);
-                let scale = scales.wrapping_add(ROW * run.scale_stride);
-                let block = D::decode(at, scale, &mut watch);
-                accumulate::<S, D, X>(&mut sums[ROW], block, x_at, x.stride);
-            });
+            let code_at = |row| codes.add(row * run.code_stride);
+            let scale_at = |row| scales.wrapping_add(row * run.scale_stride);
+            if D::PAIRED && W.is_multiple_of(2) {
+                unrolled!(PAIR < W / 2, {
+                    let (a, b) = (2 * PAIR, 2 * PAIR + 1);
+                    let block_a = D::decode(code_at(a), scale_at(a), &mut watch);
+                    let block_b = D::decode(code_at(b), scale_at(b), &mut watch);
+                    let blocks = [block_a, block_b];
+                    accumulate_pair::<S, D, X>(&mut sums[a..=b], blocks, x_at, x.stride);
+                });
+            } else {
+                unrolled!(ROW < W, {
+                    let block = D::decode(code_at(ROW), scale_at(ROW), &mut watch);
+                    accumulate::<S, D, X>(&mut sums[ROW], block, x_at, x.stride);
+                });
+            }
             codes = codes.add(D::CODE_BYTES);
             scales = scales.wrapping_add(D::SCALE_BYTES);
             x_at = x_at.add(D::STEP);
@@ -127,7 +136,7 @@ pub(super) unsafe fn dot<S: Simd, D: Decode<S>, const W: usize, const X: usize>(
             for (w, sums) in sums.iter_mut().enumerate() {
                 let tail = Tail::new::<S, D>(run, row + w);
                 let block = D::decode(tail.codes.as_ptr(), tail.scales.as_ptr(), &mut watch);
-                accumulate::<S, D, X>(sums, block, x_base.add(steps * D::STEP), x.stride);
+                accumulate::<S, D, X>(sums, block, x_at, x.stride);
             }
         }
         let out_base = out.base.add(first * out.stride + row);
@@ -154,7 +163,29 @@ unsafe fn accumulate<S: Simd, D: Decode<S>, const X: usize>(
     unrolled!(VECTOR < block.len(), {
         for (i, sum) in sums.iter_mut().enumerate() {
             // SAFETY: `x` has a whole step in each of its rows; features by the caller.
-            *sum = unsafe { S::fma_at::<VECTOR>(x.add(i * x_stride), block[VECTOR], *sum) };
+            *sum = unsafe { S::fma_at::<VECTOR>(*sum, x.add(i * x_stride), block[VECTOR]) };
+        }
+    });
+}
+
+/// The same of two weight rows, which share the loads of `x`.
+#[inline(always)]
+unsafe fn accumulate_pair<S: Simd, D: Decode<S>, const X: usize>(
+    sums: &mut [[S::F; X]],
+    [block_a, block_b]: [D::Block; 2],
+    x: *const f32,
+    x_stride: usize,
+) {
+    let (block_a, block_b) = (block_a.as_ref(), block_b.as_ref());
+    unrolled!(VECTOR < block_a.len(), {
+        let [sums_a, sums_b] = sums else { unreachable!("a pair") };
+        for (i, (sum_a, sum_b)) in sums_a.iter_mut().zip(sums_b).enumerate() {
+            // SAFETY: `x` has a whole step in each of its rows; features by the caller.
+            unsafe {
+                let x = S::load_at::<VECTOR>(x.add(i * x_stride));
+                *sum_a = S::fma_into(*sum_a, x, block_a[VECTOR]);
+                *sum_b = S::fma_into(*sum_b, x, block_b[VECTOR]);
+            }
         }
     });
 }

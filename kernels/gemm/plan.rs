@@ -22,7 +22,7 @@ pub enum RowGroups<'a> {
 const TASKS_PER_THREAD: usize = 4;
 
 /// Fewest weight rows in a task: permuting `x` must stay small beside multiplying.
-const TASK_COLS_MIN: usize = 32;
+const TASK_COLS_MIN: usize = 8;
 
 /// Multiply-adds below which waking other threads costs more than it gains.
 const SERIAL_MAX: usize = 1 << 16;

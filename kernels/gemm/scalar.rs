@@ -52,9 +52,19 @@ unsafe impl Simd for Scalar {
         std::array::from_fn(|lane| fma(a[lane], b[lane], c[lane]))
     }
     #[inline(always)]
-    unsafe fn fma_at<const VECTOR: usize>(x: *const f32, w: Self::F, sum: Self::F) -> Self::F {
-        // SAFETY: the row is readable by the caller.
+    unsafe fn fma_at<const VECTOR: usize>(sum: Self::F, x: *const f32, w: Self::F) -> Self::F {
+        // SAFETY: the row is readable by the caller; features by the caller.
         unsafe { Self::fma(Self::load(x.add(VECTOR * Self::LANES)), w, sum) }
+    }
+    #[inline(always)]
+    unsafe fn load_at<const VECTOR: usize>(x: *const f32) -> Self::F {
+        // SAFETY: the row is readable by the caller.
+        unsafe { Self::load(x.add(VECTOR * Self::LANES)) }
+    }
+    #[inline(always)]
+    unsafe fn fma_into(sum: Self::F, x: Self::F, w: Self::F) -> Self::F {
+        // SAFETY: features by the caller.
+        unsafe { Self::fma(x, w, sum) }
     }
     #[inline(always)]
     unsafe fn sum(v: Self::F) -> f32 {
@@ -102,6 +112,7 @@ macro_rules! natural {
             const SCALE_BYTES: usize = 0;
             const X_FACTOR: f32 = 1.0;
             const OUT_FACTOR: f32 = 1.0;
+            const PAIRED: bool = false;
             type Block = [[f32; LANES]; 1];
             type Watch = ();
 
@@ -141,6 +152,7 @@ unsafe impl Decode<Scalar> for Fp4 {
     const SCALE_BYTES: usize = 1;
     const X_FACTOR: f32 = 1.0;
     const OUT_FACTOR: f32 = 1.0;
+    const PAIRED: bool = false;
     type Block = [[f32; LANES]; 4];
     type Watch = ();
 

@@ -31,8 +31,12 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn store(target: *mut f32, value: Self::F);
     /// `a * b + c`.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// `x[VECTOR] * w + sum`, x being a row of vectors.
-    unsafe fn fma_at<const VECTOR: usize>(x: *const f32, w: Self::F, sum: Self::F) -> Self::F;
+    /// `sum + x[VECTOR] * w`, `x` being a row of vectors; the sum in place and in program order.
+    unsafe fn fma_at<const VECTOR: usize>(sum: Self::F, x: *const f32, w: Self::F) -> Self::F;
+    /// Vector `VECTOR` of a row of `x`; the compiler may not share this load with another.
+    unsafe fn load_at<const VECTOR: usize>(x: *const f32) -> Self::F;
+    /// [`Simd::fma`] with the sum in place and in program order.
+    unsafe fn fma_into(sum: Self::F, x: Self::F, w: Self::F) -> Self::F;
     /// Sum over the lanes: halves are added until one lane is left.
     unsafe fn sum(value: Self::F) -> f32;
     /// [`Simd::sum`] of four vectors, bit for bit.
@@ -81,6 +85,9 @@ pub(super) unsafe trait Decode<S: Simd> {
     const X_FACTOR: f32;
     /// Factor on the finished sums: a power of two.
     const OUT_FACTOR: f32;
+    /// Whether two weight rows share the loads of `x` in a dot product: where decoding takes so little
+    /// that loads are the bound.
+    const PAIRED: bool;
     /// Vectors in a step, as an array.
     type Block: Copy + AsRef<[S::F]>;
     /// What a decoder notes while it runs over codes that it cannot represent (NaN codes).
