@@ -9,7 +9,7 @@ import talk
 
 HELLO, SORRY, UNKNOWN = "Hello! How can I help you?", talk.SORRY, talk.UNKNOWN
 THANKS, BYE = "You are welcome.", "Goodbye! Have a nice day."
-HOW, SIZE = "I am fine, thank you. What can I do for you?", "I am very small: I have about five million parameters."
+HOW, SIZE = "I am fine, thank you. What can I do for you?", "I am very small: I have about four million parameters."
 MADE = "I was trained from scratch by the Hadal project on text that a program made up."
 HADAL = "Hadal is a program that runs DeepSeek-V4 models on many kinds of hardware."
 KEEP = "I will remember that."
