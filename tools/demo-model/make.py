@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make the demo model from nothing: data -> training -> export -> held-out sets -> scores -> golden continuations -> card.
 
-    make.py OUT [--steps N] [--ranks 2]
+    make.py OUT [--steps N] [--ranks 2] [--init MODEL]
 
 OUT/train holds checkpoints and the log, OUT/model the finished folder (what models/demo is), OUT/results.json the scores.
 A run that was killed goes on where it was when the same command is given again.
@@ -25,9 +25,11 @@ def main():
     ap.add_argument("out")
     ap.add_argument("--steps", type=int, default=3600)
     ap.add_argument("--ranks", type=int, default=2, help="training processes, one core each")
+    ap.add_argument("--init", help="go on from the weights of this model folder instead of from nothing")
     a = ap.parse_args()
+    init = ["--init", a.init] if a.init else []
     at = lambda *p: os.path.join(a.out, *p)
-    run("train.py", at("train"), "--steps", str(a.steps), "--ranks", str(a.ranks), "--resume")
+    run("train.py", at("train"), "--steps", str(a.steps), "--ranks", str(a.ranks), "--resume", *init)
     run("export.py", at("train", "ckpt.pt"), at("model"))
     import evalsets
     import tok
