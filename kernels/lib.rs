@@ -2,6 +2,7 @@
 //! the seeded case table, the CPU kernels, and (as plain sources) the GPU kernels.
 
 pub mod attend;
+pub mod case;
 pub mod common;
 pub mod compress;
 pub mod gemm;
@@ -9,4 +10,5 @@ pub mod index;
 pub mod moe;
 pub mod quant;
 pub mod rows;
+pub mod sample;
 pub mod stream;

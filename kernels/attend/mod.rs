@@ -1,6 +1,7 @@
 //! `attend`: one softmax per query head over listed rows of a near cache and rows of a far cache,
 //! K and V being the same rows (spec section 6). README.md states contract, order of sums, tolerance.
 
+pub mod cases;
 mod cpu;
 mod fold;
 mod keys;

@@ -1,6 +1,7 @@
 //! `compress`: pools the windows that a step completes into cache entries and keeps the newest rows
 //! (spec section 7). README.md states contract, order of sums, tolerance.
 
+pub mod cases;
 mod cpu;
 pub mod oracle;
 

@@ -1,7 +1,10 @@
 //! Seeded matmul cases: odd sizes, tails, several segments, groups, extremes of every encoding.
 
+use hal::op::{Matmul, RowGroups};
+
 use super::oracle;
 use super::weight::{Encoding, Segment};
+use crate::case;
 
 /// One matmul to try.
 #[derive(Clone, Debug)]
@@ -221,4 +224,73 @@ pub fn cases() -> Vec<Case> {
         out.push(Case { groups: 5, offsets, ..case("sorted groups", 36, 96, &[40, 3]) });
     }
     out
+}
+
+/// Encodings of the HAL a weight of a checkpoint may have, by name.
+pub fn encodings() -> [(hal::Encoding, &'static str); 6] {
+    use hal::{DType, Encoding};
+    [
+        (Encoding::Plain(DType::F32), "f32 weight"),
+        (Encoding::Plain(DType::Bf16), "bf16 weight"),
+        (Encoding::Plain(DType::F16), "f16 weight"),
+        (Encoding::Fp8Block { rows: 128, cols: 128 }, "fp8 128x128"),
+        (Encoding::Fp8Block { rows: 32, cols: 32 }, "fp8 32x32"),
+        (Encoding::Fp4Block { cols: 32 }, "fp4 1x32"),
+    ]
+}
+
+/// Cases of `matmul` as an op: every encoding, dtype, grouping; odd sizes and segments.
+pub fn table() -> Vec<case::Case> {
+    let mut out = Vec::new();
+    for (encoding, name) in encodings() {
+        for (what, n, rows, cols) in
+            [("one row", 1, 33, 64), ("one output", 3, 1, 96), ("odd", 5, 37, 330)]
+        {
+            let name = format!("bf16 {name} {what}");
+            out.push(product(hal::DType::Bf16, encoding, [n, 1, rows, cols], rows, name));
+        }
+        let segments = format!("bf16 {name} three segments a group");
+        out.push(product(hal::DType::Bf16, encoding, [8, 2, 60, 96], 20, segments));
+        let one = format!("bf16 {name} one segment for two groups");
+        out.push(product(hal::DType::Bf16, encoding, [8, 2, 30, 96], 60, one));
+        out.push(sorted(encoding, format!("bf16 {name} sorted groups, some empty")));
+    }
+    for (dtype, name) in case::reals() {
+        let encoding = hal::Encoding::Plain(hal::DType::Bf16);
+        out.push(product(dtype, encoding, [6, 3, 16, 40], 16, format!("{name} cyclic groups")));
+    }
+    out
+}
+
+fn product(
+    dtype: hal::DType,
+    encoding: hal::Encoding,
+    [n, groups, rows, cols]: [u32; 4],
+    segment_rows: u32,
+    name: String,
+) -> case::Case {
+    let mut make = case::Make::new(u64::from(n + rows + cols));
+    // A row of the case is one row per group.
+    let x = make.row_reals("x", dtype, &[n / groups * groups, cols], groups);
+    let weight = make.segmented(groups, rows, cols, segment_rows, encoding);
+    let out = make.out(dtype, &[n, rows], groups);
+    make.case(("gemm", "matmul"), name, Some(n / groups), x, move |t, w| {
+        let (out, x, weight) = (t[out].clone(), t[x].clone(), w[weight].clone());
+        Matmul { out, x, weight, groups: RowGroups::Cyclic }.into()
+    })
+}
+
+fn sorted(encoding: hal::Encoding, name: String) -> case::Case {
+    let (n, groups, rows, cols) = (15, 5, 24, 64);
+    let mut make = case::Make::new(15);
+    let x = make.shared_reals("x", hal::DType::Bf16, &[n, cols]);
+    // Groups 0 and 3 are empty, rows 13 and 14 lie behind the last offset.
+    let offsets = vec![0.0, 0.0, 1.0, 9.0, 9.0, 13.0];
+    let offsets = make.shared("offsets", hal::DType::I32, &[groups + 1], offsets);
+    let weight = make.weight(groups, rows, cols, encoding);
+    let out = make.out_coded(hal::DType::Bf16, hal::RowCodec::Plain, &[n, rows], None);
+    make.case(("gemm", "matmul"), name, None, x, move |t, w| {
+        let (out, x, weight) = (t[out].clone(), t[x].clone(), w[weight].clone());
+        Matmul { out, x, weight, groups: RowGroups::Sorted { offsets: t[offsets].clone() } }.into()
+    })
 }

@@ -1,6 +1,7 @@
 //! `index_score`, `top_k` and `index_select`: the indexer's scores over visible entries, and the
 //! choice of the largest (spec section 8). README.md states contracts, order of sums, tolerance.
 
+pub mod cases;
 mod cpu;
 pub mod oracle;
 mod select;
