@@ -229,6 +229,11 @@ impl Make {
         &self.arrays
     }
 
+    /// All arrays and weights, for programs of many ops.
+    pub fn into_parts(self) -> (Vec<Array>, Vec<WeightData>) {
+        (self.arrays, self.weights)
+    }
+
     /// The finished case; the guard shifts the array `shifted`.
     pub fn case(
         self,
