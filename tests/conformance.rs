@@ -1,12 +1,44 @@
 //! The conformance kit on every in-tree backend that runs without special hardware.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use backend_cpu::CpuBackend;
 use backend_null::NullBackend;
-use conformance::{Expectations, Suite};
+use conformance::{Bed, Expectations, Settings, Suite, run_on};
+use hal::op::{Gather, GatherSource};
+use hal::{
+    Backend, Builder, CompileOptions, DType, Device, Mode, OpenOptions, Profile, Queue, Result,
+    RowCodec, Shape, Tensor,
+};
+
+/// A CPU device that has just been lost to an index past the end of its table.
+fn lost_cpu() -> Result<(Arc<dyn Device>, Arc<dyn Queue>)> {
+    let device = CpuBackend.open(0, &OpenOptions::default())?;
+    let bed = Bed::new(&device)?;
+    let tensor = |dims: &[u32], dtype| {
+        Tensor::new(bed.alloc(64)?, 0, Shape::new(dims), dtype, RowCodec::Plain)
+    };
+    let (out, source) = (tensor(&[1, 4], DType::F32)?, tensor(&[2, 4], DType::F32)?);
+    let index = tensor(&[1], DType::I32)?;
+    bed.upload(&index, &9i32.to_le_bytes())?;
+    let mut builder = Builder::new();
+    let source = GatherSource::Rows { source, more: None };
+    builder.push(Gather { out, source, index, per: 1 })?;
+    let options =
+        CompileOptions { label: "fault".into(), mode: Mode::Eager, profile: Profile::Off };
+    let plan = hal::compile(&*device, &builder.finish()?, None, &options)?;
+    let point = bed.queue.submit(&plan, &[])?;
+    let fault = bed.queue.wait(&point, Duration::from_secs(60));
+    assert!(fault.is_err(), "an index past the end must fault");
+    Ok((device, bed.queue))
+}
 
 #[test]
 fn the_cpu_conforms() {
-    let report = conformance::run(&CpuBackend, &Expectations::none());
+    let device = CpuBackend.open(0, &OpenOptions::default()).unwrap();
+    let settings = Settings { lost: Some(&lost_cpu), ..Settings::default() };
+    let report = run_on(&device, &settings, &Expectations::none());
     println!("{}\n{report}", report.coverage());
     report.assert_green();
 }
