@@ -15,7 +15,7 @@ use hal::{DType, RowCodec, Tensor, Weight};
 
 pub use host::{decode, encode};
 pub use make::{Make, Random, reals};
-pub use reference::{Expected, expected, run_program};
+pub use reference::{Emission, Expected, Outputs, expected, run_program};
 pub use tolerance::{Bound, bound};
 pub use weight::{WeightData, random_weight};
 
@@ -251,7 +251,7 @@ mod tests {
             let whole = expected(&case.arrays, &case.weights, &case.build).unwrap();
             let order: Vec<i32> = (0..rows as i32).rev().chain([-1]).collect();
             let turned = expected(&case.pick(&order), &case.weights, &case.build);
-            let turned = turned.expect(&case.id());
+            let turned = turned.unwrap_or_else(|error| panic!("{}: {error}", case.id()));
             for ((place, whole), (_, turned)) in whole.iter().zip(&turned) {
                 let Role::Out { per: Some(per) } = case.arrays[*place].role else { continue };
                 let size = per as usize * case.arrays[*place].width();

@@ -31,6 +31,9 @@ pub struct Expected {
 /// Expected elements of each written array, by its place; `None` where nothing is written.
 pub type Outputs = Vec<(usize, Vec<Option<Expected>>)>;
 
+/// Emits a program over a case's tensors and weights.
+pub type Emission<'a> = dyn Fn(&[Tensor], &[Weight]) -> Result<Program> + 'a;
+
 /// Host memory with the unrounded values of what was written to it, by first byte and column.
 struct HostBuffer {
     bytes: Mutex<Vec<u8>>,
@@ -100,7 +103,7 @@ pub fn expected(arrays: &[Array], weights: &[WeightData], build: &Build) -> Resu
 pub fn run_program(
     arrays: &[Array],
     weights: &[WeightData],
-    program: &dyn Fn(&[Tensor], &[Weight]) -> Result<Program>,
+    program: &Emission<'_>,
 ) -> Result<Vec<Array>> {
     let tensors = tensors(arrays)?;
     run_lowered(&program(&tensors, &host_weights(weights))?)?;

@@ -8,7 +8,7 @@ use hal::{
     Buffer, BufferDesc, Builder, CompileOptions, Device, HostSlot, MemoryKind, Mode, Plan, Profile,
     Program, Queue, QueueKind, Result, Shape, SharedBytes, Tensor, Weight,
 };
-use kernels::case::{Array, Build, Role, WeightData, decode};
+use kernels::case::{Array, Build, Emission, Role, WeightData, decode};
 
 /// How long a check waits before it calls a device hung.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -135,7 +135,7 @@ impl Bed {
         arrays: &[Array],
         weights: &[Weight],
         mode: Mode,
-        program: &dyn Fn(&[Tensor], &[Weight]) -> Result<Program>,
+        program: &Emission<'_>,
     ) -> Result<Vec<(usize, Vec<u8>)>> {
         let tensors = self.tensors(arrays)?;
         let program = program(&tensors, weights)?;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use backend_cpu::CpuBackend;
 use conformance::{Expectations, Report, Settings, Suite, run_on};
 use hal::{
-    Access, Backend, Buffer, BufferDesc, CompileOptions, DType, Device, DeviceInfo, Error, HostSlot,
-    Limits, MemoryReport, Mode, Op, OpenOptions, Plan, PlanStats, Point, Program, Queue, QueueKind,
-    Result, SharedBytes, Tensor, Weight, WeightSource, WeightSpec, WeightSupport,
+    Access, Backend, Buffer, BufferDesc, CompileOptions, DType, Device, DeviceInfo, Error,
+    HostSlot, Limits, MemoryReport, Mode, Op, OpenOptions, Plan, PlanStats, Point, Program, Queue,
+    QueueKind, Result, SharedBytes, Tensor, Weight, WeightSource, WeightSpec, WeightSupport,
 };
 
 /// What is wrong with a device.

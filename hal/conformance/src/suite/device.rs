@@ -15,8 +15,11 @@ use crate::Settings;
 use crate::bed::{Bed, PATIENCE, filled, options};
 use crate::report::{Check, Trouble, ensure};
 
+/// One check on a bed of its own.
+type Contract = fn(&Bed) -> Check;
+
 pub(super) fn checks<'a>(device: &'a Arc<dyn Device>, settings: &'a Settings<'a>) -> Vec<Item<'a>> {
-    let all: [(&str, fn(&Bed) -> Check); 20] = [
+    let all: [(&str, Contract); 20] = [
         ("info is filled in", info),
         ("memory starts as zeros", zeroed),
         ("transfers keep every byte", round_trip),
@@ -38,9 +41,8 @@ pub(super) fn checks<'a>(device: &'a Arc<dyn Device>, settings: &'a Settings<'a>
         ("too much memory is refused, and nothing breaks", out_of_memory),
         ("memory of another device is refused", foreign),
     ];
-    let item = |(id, check): (&'static str, fn(&Bed) -> Check)| {
-        Item::new(id, move || check(&Bed::new(device)?))
-    };
+    let item =
+        |(id, check): (&'static str, Contract)| Item::new(id, move || check(&Bed::new(device)?));
     let mut items: Vec<Item<'a>> = all.into_iter().map(item).collect();
     items.push(Item::new("loss is sticky", move || sticky_loss(settings)));
     items
