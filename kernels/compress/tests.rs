@@ -3,7 +3,7 @@
 use super::oracle::Slot;
 use super::*;
 use crate::attend::KeyRows;
-use crate::attend::tests::{Cache, Codec, nmse, rows_mut, rows_of};
+use crate::attend::tests::{Cache, Codec, nmse, poison, rows_mut, rows_of};
 use crate::common::isa::Isa;
 use crate::common::math::exp;
 use crate::common::pool::Pool;
@@ -131,6 +131,7 @@ impl Case {
             round: self.round,
         };
         let mut workspace = vec![f32::NAN; op.workspace_floats()];
+        poison();
         compress(isa, &Pool::new(threads), &op, &mut workspace);
         let entries = (0..self.entries)
             .map(|row| cache.stored(isa, row))

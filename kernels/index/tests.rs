@@ -1,7 +1,7 @@
 //! The indexer against its oracle, the laws of its rows, and the fused form against its parts.
 
 use super::*;
-use crate::attend::tests::{Cache, Codec, nmse, rows_mut, rows_of};
+use crate::attend::tests::{Cache, Codec, nmse, poison, rows_mut, rows_of};
 use crate::attend::{KeyRows, Visible};
 use crate::common::isa::Isa;
 use crate::common::pool::Pool;
@@ -89,6 +89,7 @@ impl Case {
             keys: self.visible(cache),
             scale: 0.17,
         };
+        poison();
         index_score(isa, &Pool::new(threads), &op);
         out
     }
@@ -107,6 +108,7 @@ impl Case {
             scale: 0.17,
         };
         let mut workspace = vec![f32::NAN; op.workspace_floats()];
+        poison();
         index_select(isa, &Pool::new(threads), &op, &mut workspace);
         out
     }
