@@ -28,7 +28,7 @@ const GROUP: usize = 16;
 
 /// Most heads of a query.
 pub const HEADS_MAX: usize = 1 << 12;
-/// Widest key: what fits a thread's scratch beside the sums of [`GROUP`] heads.
+/// Widest key: what fits a thread's scratch beside the sums of 16 heads.
 pub const WIDTH_MAX: usize = 4096;
 
 /// The far cache of an attention.
