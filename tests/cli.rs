@@ -1,6 +1,6 @@
 //! The program as a user meets it: what it answers, prints and writes.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -263,4 +263,32 @@ fn chat_holds_a_conversation_from_a_pipe() {
     assert!(talk.status.success(), "{talk:?}");
     let text = String::from_utf8_lossy(&talk.stdout);
     assert!(text.contains("8911"), "{text}");
+}
+
+/// Temperature 5 makes noise that goes on: this seed's is still going after hundreds of tokens.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_in_a_chat_ends_the_answer_and_not_the_program() {
+    let arguments = ["chat", "--temperature", "5", "--seed", "3"];
+    let mut child = hadal(&arguments)
+        .env("XDG_STATE_HOME", std::env::temp_dir().join("hadal-cli-state"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it was built");
+    let mut input = child.stdin.take().expect("piped");
+    writeln!(input, "Tell me a story.").expect("it reads");
+    let mut first = [0; 64];
+    child.stdout.as_mut().expect("piped").read_exact(&mut first).expect("it answers");
+    let kill = format!("kill -INT {}", child.id());
+    Command::new("sh").args(["-c", &kill]).status().expect("there is a shell");
+    let mut errors = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let interrupted = errors.find(|line| line.as_ref().is_ok_and(|line| line == "(interrupted)"));
+    assert!(interrupted.is_some(), "the answer went on to its end");
+    writeln!(input, "/help").expect("it still reads");
+    drop(input);
+    let help = errors.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("/clear")));
+    assert!(help.is_some(), "the program has ended");
+    assert!(child.wait().expect("it ends").success());
 }

@@ -103,8 +103,9 @@ fn lengths(source: &Source) -> Vec<String> {
     }
     for (place, line) in source.text.lines().enumerate() {
         let count = line.chars().count();
-        // A raw string holds somebody else's format, which may have no place to break.
-        if count > LINE_CHARS_MAX && !line.contains("r#\"") {
+        // A raw string holds somebody else's format, a table's row has no place to break.
+        let whole = line.contains("r#\"") || line.trim_start().starts_with("//! |");
+        if count > LINE_CHARS_MAX && !whole {
             found.push(format!("line {} has {count} characters", place + 1));
         }
     }
@@ -212,6 +213,10 @@ fn directions(source: &Source) -> Vec<String> {
         if line.starts_with('[') {
             // What tests use is no direction of the product.
             dependencies = line == "[dependencies]" || line == "[build-dependencies]";
+        }
+        // The kit's binary may bring backends along; its library does not.
+        if folder == "hal/conformance" && line.ends_with("optional = true }") {
+            continue;
         }
         let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
         if dependencies && ours.contains(&name) && !allowed.contains(&name) {
@@ -399,14 +404,18 @@ fn every_op_family_has_contract_oracle_and_cases() {
     for entry in fs::read_dir(&kernels).expect("kernels is there") {
         let folder: PathBuf = entry.expect("a readable folder").path();
         let name = folder.file_name().expect("an entry").to_string_lossy().into_owned();
-        if !folder.is_dir() || matches!(name.as_str(), "common" | "benches" | "target") {
+        if !folder.is_dir() || matches!(name.as_str(), "common" | "case" | "benches") {
             continue;
         }
         families += 1;
-        for file in ["README.md", "oracle.rs", "cases.rs"] {
+        let contract = fs::read_to_string(folder.join("README.md"))
+            .unwrap_or_else(|error| panic!("kernels/{name}/README.md: {error}"));
+        for file in ["oracle.rs", "cases.rs"] {
             let there = folder.join(file).is_file()
                 || folder.join(file.trim_end_matches(".rs")).join("mod.rs").is_file();
-            assert!(there, "kernels/{name} lacks {file}");
+            // A family that is another one's in new clothes says whose oracle defines it.
+            let lent = contract.contains(&format!("/{file}"));
+            assert!(there || lent, "kernels/{name} lacks {file}");
         }
     }
     assert!(families > 0);

@@ -134,9 +134,9 @@ impl Chat {
                 }
                 self.messages.push(Message::assistant(answer.content, answer.reasoning));
             }
-            Err(Failure::Failed(message)) => {
+            Err(failure @ Failure::Failed(_)) => {
                 self.messages.pop();
-                eprintln!("error: {message}");
+                eprintln!("error: {failure}");
             }
             Err(other) => return Err(other),
         }

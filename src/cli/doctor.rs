@@ -50,7 +50,7 @@ fn binary() -> Finding {
 fn demo() -> Finding {
     let (good, text) = match Source::Demo.checkpoint() {
         Ok(_) => (true, "sound; `hadal run \"…\"` uses it".into()),
-        Err(failure) => (false, format!("{failure:?}")),
+        Err(failure) => (false, failure.to_string()),
     };
     Finding { what: "embedded demo model".into(), good, text }
 }
@@ -58,7 +58,7 @@ fn demo() -> Finding {
 fn downloads() -> Finding {
     let endpoint = env::var("HF_ENDPOINT").unwrap_or_else(|_| "the default hub".into());
     let (good, text) = match hub::cache() {
-        Err(failure) => (false, format!("{failure:?}")),
+        Err(failure) => (false, failure.to_string()),
         Ok(_) if !cfg!(feature = "pull") => {
             (false, "built without `hadal pull`; build with `--features pull`".into())
         }

@@ -3,7 +3,7 @@
 //! Every error of the libraries ends here. A message that would break the line is flattened; a closed
 //! pipe on standard output is no failure of ours and ends quietly.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io;
 use std::process::ExitCode;
 
@@ -52,14 +52,25 @@ impl Failure {
 
     /// Says what happened and gives the code to exit with.
     pub fn report(&self) -> ExitCode {
-        let (message, code) = match self {
-            Failure::Failed(message) => (message.as_str(), FAILED),
-            Failure::Usage(message) => (message.as_str(), USAGE),
-            Failure::Interrupted => ("interrupted", INTERRUPTED),
+        let code = match self {
+            Failure::Failed(_) => FAILED,
+            Failure::Usage(_) => USAGE,
+            Failure::Interrupted => INTERRUPTED,
             Failure::PipeClosed => return ExitCode::SUCCESS,
         };
-        eprintln!("error: {}", one_line(message));
+        eprintln!("error: {self}");
         ExitCode::from(code)
+    }
+}
+
+/// The message, one line.
+impl Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Failed(message) | Failure::Usage(message) => out.write_str(&one_line(message)),
+            Failure::Interrupted => out.write_str("interrupted"),
+            Failure::PipeClosed => out.write_str("the reader of our output went away"),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The kit over the in-tree backends: `hadal-conformance cpu --coverage`.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 use std::sync::Arc;
 
