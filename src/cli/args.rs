@@ -68,6 +68,9 @@ pub struct ModelArgs {
     /// Threads of the CPU backend [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
+    /// Instruction set of the CPU backend: scalar, avx2, avx512 [default: the best there is]
+    #[arg(long, value_name = "ISA")]
+    pub isa: Option<String>,
 }
 
 /// Whether and how much the model reasons.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use engine::budget::{KeyStorage, Ledger, cache_bytes_per_token, token_flops};
 use engine::{Engine, ModelOptions, Numerics, Run, Sequence, Want};
-use kernels::common::isa::Isa;
+use kernels::common::isa::{Isa, Level};
 use kernels::common::peak::{fma_rate, read_bandwidth};
 use kernels::common::pool::Pool;
 use serde_json::json;
@@ -117,9 +117,11 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     }
     let peak_rss = peak_rss_mb();
     let threads = threads(args);
-    let peak = on_cpu.then(|| Peak::measure(threads));
+    let isa = args.model.isa.as_deref().and_then(Level::from_name).and_then(Isa::force);
+    let isa = isa.unwrap_or_else(Isa::best);
+    let peak = on_cpu.then(|| Peak::measure(isa, threads));
     let report =
-        Report { source, size, engine: bench.engine, timings, load, peak_rss, threads, peak };
+        Report { source, size, engine: bench.engine, timings, load, peak_rss, threads, isa, peak };
     let mut out = io::stdout().lock();
     out.write_all(report.text(args).as_bytes())?;
     if args.json {
@@ -198,8 +200,8 @@ fn largest(row: &[f32]) -> u32 {
 }
 
 impl Peak {
-    fn measure(threads: u32) -> Self {
-        let (isa, pool) = (Isa::best(), Pool::new(threads as usize));
+    fn measure(isa: Isa, threads: u32) -> Self {
+        let pool = Pool::new(threads as usize);
         let data = vec![1.0f32; PROBE_NUMBERS];
         Self {
             bandwidth: read_bandwidth(isa, &pool, &data, PROBE_WINDOWS),
@@ -224,6 +226,7 @@ struct Report {
     load: Duration,
     peak_rss: Option<f64>,
     threads: u32,
+    isa: Isa,
     peak: Option<Peak>,
 }
 
@@ -303,7 +306,7 @@ impl Report {
             "peak_rss_mb": self.peak_rss,
             "bytes_per_token": self.size.bytes_per_token,
             "threads": self.threads,
-            "isa": Isa::best().name(),
+            "isa": self.isa.name(),
         })
     }
 }

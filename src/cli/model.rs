@@ -143,8 +143,10 @@ pub fn open(
     options: ModelOptions,
     interrupt: &Interrupt,
 ) -> Result<Engine> {
-    let settings = args.threads.map(|threads| ("threads".to_owned(), threads.to_string()));
-    let settings = OpenOptions { settings: settings.into_iter().collect(), sink: None };
+    let threads = args.threads.map(|threads| ("threads".to_owned(), threads.to_string()));
+    let isa = args.isa.clone().map(|isa| ("isa".to_owned(), isa));
+    let settings = threads.into_iter().chain(isa).collect();
+    let settings = OpenOptions { settings, sink: None };
     let device = registry::registry().open(&args.device, &settings)?;
     let usual = CONTEXT_USUAL.min(checkpoint.config().context);
     let context = args.context.or(Some(options.context).filter(|&context| context > 0));
