@@ -19,7 +19,7 @@ const CHAINS: usize = 12;
 
 /// Bytes per second that the pool's threads read from `data` together, in GB/s (10^9).
 ///
-/// `data` should be several times the last-level cache. It is read `passes` times, [`WINDOW_FLOATS`]
+/// `data` should be several times the last-level cache. It is read `passes` times, `WINDOW_FLOATS`
 /// at a time; the best window counts.
 pub fn read_bandwidth(isa: Isa, pool: &Pool, data: &[f32], passes: usize) -> f64 {
     let mut seconds_per_float = f64::INFINITY;

@@ -2,7 +2,7 @@
 //!
 //! The caller works too, so `Pool::new(2)` starts one thread. Parts are handed out one at a time to
 //! whoever is free; kernels must not let bits depend on who ran a part, and none does, because a part
-//! owns its outputs. Nothing is allocated per call. A worker spins for [`SPIN`] after its last part,
+//! owns its outputs. Nothing is allocated per call. A worker spins for `SPIN` after its last part,
 //! so that the hundreds of small ops of a decode step start in well under a microsecond, then sleeps.
 //!
 //! Not here: priorities, stealing, nested parallelism (a `run` inside a part runs on that thread).
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// Threads a pool may have.
 pub const THREADS_MAX: usize = 1024;
 
-/// Parts one `run` may have: what fits beside the epoch in [`Shared::ticket`].
+/// Parts one `run` may have: what fits beside the epoch in `Shared::ticket`.
 pub const PARTS_MAX: usize = (1 << PART_BITS) - 1;
 
 /// How long an idle worker polls before it sleeps. Longer than the serial stretches of a decode step

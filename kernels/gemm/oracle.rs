@@ -2,7 +2,7 @@
 
 use super::weight::{Encoding, Segment};
 
-/// out[i][o] = Σ_k W[o][k] · x[i][k], row i using the matrix of group `group_of[i]`; -1: not computed (NaN).
+/// `out[i][o] = Σ_k W[o][k] · x[i][k]`, row i using the matrix of group `group_of[i]`; -1: not computed (NaN).
 pub fn matmul(x: &[f64], cols: usize, groups: &[Vec<f64>], group_of: &[i32]) -> Vec<f64> {
     let outputs = groups[0].len() / cols;
     let mut out = vec![f64::NAN; group_of.len() * outputs];

@@ -65,7 +65,7 @@ pub fn round_trip(format: Format, block: usize, values: &[f64]) -> Vec<f64> {
     out
 }
 
-/// out[j] = n^-0.5 · Σ_i (-1)^popcount(i & j) · x[i] over every `n` values.
+/// `out[j] = n^-0.5 · Σ_i (-1)^popcount(i & j) · x[i]` over every `n` values.
 pub fn hadamard(n: usize, values: &[f64]) -> Vec<f64> {
     let mut out = Vec::new();
     for row in values.chunks(n) {

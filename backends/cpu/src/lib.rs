@@ -5,7 +5,7 @@
 //! of an op. A queue is a thread that runs its submissions in order. Nothing is allocated while a plan
 //! runs.
 //!
-//! It refuses what it cannot do by name when a model opens: [`table`] is the one list of what it can.
+//! It refuses what it cannot do by name when a model opens: `table.rs` is the one list of what it can.
 
 mod device;
 mod machine;
