@@ -179,7 +179,7 @@ fn prompts_that_cannot_be_answered_are_refused() {
     refused_with(hadal().args(["run", ""]), "the prompt is empty");
     refused_with(hadal().args(["run", "-"]), "the prompt is empty");
     refused_with(hadal().arg("run"), "the prompt is empty");
-    let long = "one two three four ".repeat(500);
+    let long = "one two three four ".repeat(20);
     refused_with(hadal().args(["run", &long, "--context", "64"]), "--context");
     refused_with(hadal().args(["run", "Hello", "--context", "100000000"]), "context");
     let mut child = hadal()

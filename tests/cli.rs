@@ -75,6 +75,12 @@ fn json_says_why_the_answer_ended() {
         (&short["finish_reason"], &short["completion_tokens"]),
         (&"length".into(), &3.into())
     );
+    let context = all["prompt_tokens"].as_u64().expect("a count") + 5;
+    let full = json(&["run", QUESTION, "--json", "--context", &context.to_string()]);
+    assert_eq!(
+        (&full["finish_reason"], &full["completion_tokens"]),
+        (&"context".into(), &6.into())
+    );
     let stopped = json(&["run", QUESTION, "--json", "--stop", " green"]);
     assert_eq!(stopped["finish_reason"], "stop_string");
     assert_eq!(stopped["content"], "The code of the");

@@ -440,6 +440,29 @@ fn the_project_has_its_papers() {
     }
 }
 
+/// Targets of a page's links into this tree.
+fn links(page: &Source) -> Vec<&str> {
+    let after = page.text.split("](").skip(1);
+    let targets = after.filter_map(|rest| rest.split([')', '#']).next());
+    targets.filter(|target| !target.is_empty() && !target.contains("://")).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dead = Source::new("docs/x.md", "see [this](nowhere.md) and [that](https://a.b/c.md)");
+    assert_eq!(links(&dead), ["nowhere.md"]);
+    let mut count = 0;
+    for page in tree().iter().filter(|source| source.path.ends_with(".md")) {
+        let folder = root.join(&page.path).parent().expect("a file has a folder").to_owned();
+        for target in links(page) {
+            assert!(folder.join(target).exists(), "{} links to {target}", page.path);
+            count += 1;
+        }
+    }
+    assert!(count > 10, "only {count} links were found");
+}
+
 /// Tests that ARCHITECTURE.md names as guards must exist.
 #[test]
 fn every_invariant_names_a_test_that_exists() {

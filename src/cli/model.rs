@@ -152,7 +152,8 @@ pub fn open(
     let context = args.context.or(Some(options.context).filter(|&context| context > 0));
     let options =
         ModelOptions { numerics: numerics(args), context: context.unwrap_or(usual), ..options };
-    let bar = term::count_bar(&format!("loading {source}, layers"), 0);
+    let layers = checkpoint.config().layers.len() as u64;
+    let bar = term::count_bar(&format!("loading {source}, layers"), layers);
     let mut progress = |done: u32, all: u32| {
         bar.set_length(all.into());
         bar.set_position(done.into());

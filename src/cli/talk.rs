@@ -16,7 +16,7 @@ use engine::text::chat::{ChatOptions, EffortTable, Message, OldReasoning, Thinki
 use engine::text::dsml::{Begin, Event};
 use engine::{Engine, Sequence};
 
-use super::failure::Result;
+use super::failure::{Failure, Result};
 
 /// A model that talks.
 pub struct Talker {
@@ -95,10 +95,11 @@ impl Talker {
         let efforts = &EffortTable::PREVIEW;
         let options = ChatOptions { thinking, efforts, old_reasoning: OldReasoning::default() };
         let prompt = self.tokenizer.encode_prompt(&render(messages, &options)?)?;
+        let room = self.room(prompt.len())?;
         let (sequence, mut tokens) = self.resume(&prompt)?;
         let rest = prompt[tokens.len()..].to_vec();
-        let mut generation =
-            Generation::new(&self.engine, sequence, &self.params, self.tokens_max)?;
+        let tokens_max = self.tokens_max.min(room);
+        let mut generation = Generation::new(&self.engine, sequence, &self.params, tokens_max)?;
         let started = Instant::now();
         let fed = generation.feed(&mut self.engine, &rest, cancel, &mut |_| {})?;
         let prefill = started.elapsed();
@@ -136,12 +137,29 @@ impl Talker {
             answer.take(&event);
             show(&event)?;
         }
-        answer.finish = generation.finish().unwrap_or(Finish::Cancelled);
         answer.answer_tokens = generation.produced();
+        answer.finish = match generation.finish() {
+            Some(Finish::Length) if tokens_max < self.tokens_max => Finish::Context,
+            other => other.unwrap_or(Finish::Cancelled),
+        };
         let sequence = generation.into_sequence();
         tokens.truncate(sequence.position() as usize);
         self.kept = Some(Kept { sequence, tokens });
         Ok(answer)
+    }
+
+    /// Tokens an answer may have after a prompt of `length` tokens. State comes in pages, so a sequence
+    /// may hold more than was asked for; what was asked for is the limit. The last token of an answer
+    /// is not fed and needs no room.
+    fn room(&self, length: usize) -> Result<u32> {
+        let context = self.engine.options().context;
+        let left = u32::try_from(length).ok().and_then(|length| context.checked_sub(length));
+        left.map(|left| left + 1).ok_or_else(|| {
+            Failure::new(format!(
+                "the prompt is {length} tokens long and the context holds {context}; shorten it or \
+                 ask for a larger --context"
+            ))
+        })
     }
 
     /// The kept sequence if `prompt` continues it, otherwise a new one.
