@@ -153,3 +153,47 @@ fn served_logits_of_the_trained_model_agree_with_the_reference_program() {
         assert!(agree * 100 >= count * 97, "{name}: {agree} of {count} rows choose alike");
     }
 }
+
+/// Largest difference of a log-probability from the golden one, which is rounded to five decimals.
+const LOGPROB_TOLERANCE: f32 = 1e-3;
+
+#[test]
+fn the_demo_model_reproduces_its_golden_continuations() {
+    let text = std::fs::read_to_string(common::path("models/demo/golden.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let items = golden["items"].as_array().expect("golden.json lists items");
+    assert!(items.len() >= 20, "only {} golden continuations", items.len());
+    let ids = |value: &serde_json::Value| -> Vec<u32> {
+        value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    };
+    let mut engine =
+        open("demo", &engine::ModelOptions { context: 8192, ..options(Numerics::Plain) });
+    for (number, item) in items.iter().enumerate() {
+        let (prompt, output) = (ids(&item["prompt_ids"]), ids(&item["output_ids"]));
+        let vocab = engine.config().vocab as usize;
+        let mut sequence = engine.open_sequence().unwrap();
+        let mut logits = feed(&mut engine, &mut sequence, &prompt, &[512]);
+        for (place, &token) in output.iter().enumerate() {
+            let row = &logits[logits.len() - vocab..];
+            assert_eq!(argmax(row), token, "item {number}, token {place}");
+            same_logprobs(row, &item["top5_logprobs"][place], number, place);
+            logits = step(&mut engine, &mut sequence, &[token]);
+        }
+    }
+}
+
+/// Compares the listed log-probabilities, `[[id, logprob], …]`, with those of a row of logits.
+fn same_logprobs(row: &[f32], golden: &serde_json::Value, number: usize, place: usize) {
+    let top = row.iter().fold(f32::NEG_INFINITY, |top, v| top.max(*v));
+    let total: f64 = row.iter().map(|v| f64::from(v - top).exp()).sum();
+    for pair in golden.as_array().expect("log-probabilities of every token") {
+        let (id, want) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap() as f32);
+        let got = row[id] - top - total.ln() as f32;
+        // Far from the top the golden numbers have few correct digits.
+        let near = LOGPROB_TOLERANCE * want.abs().max(1.0);
+        assert!(
+            (got - want).abs() <= near,
+            "item {number}, token {place}, id {id}: {got} is not {want}"
+        );
+    }
+}
