@@ -162,10 +162,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     /// Makes a job visible to the workers and returns its epoch. The caller holds the turn.
     fn publish(&self, parts: usize, task: *mut ()) -> u64 {
-        let epoch = (self.ticket.0.load(Ordering::Relaxed) >> PART_BITS) + 1;
+        let last = self.ticket.0.load(Ordering::Relaxed) >> PART_BITS;
+        let epoch = last + 1;
+        // Close the last job first: a worker late for it may still hold its ticket, and with the new,
+        // larger number of parts that ticket would look like a claim. Who sees the new number or the
+        // new closure (acquire) sees the closed ticket too, so the claim fails.
+        self.ticket.0.store((last << PART_BITS) | PARTS_MAX as u64, Ordering::Relaxed);
         self.done.0.store(0, Ordering::Relaxed);
-        self.parts.store(parts, Ordering::Relaxed);
-        self.task.store(task, Ordering::Relaxed);
+        self.parts.store(parts, Ordering::Release);
+        self.task.store(task, Ordering::Release);
         // SeqCst pairs with `sleep`: either we see the sleeper or it sees the new epoch.
         self.ticket.0.store(epoch << PART_BITS, Ordering::SeqCst);
         if self.sleepers.0.load(Ordering::SeqCst) > 0 {
@@ -185,8 +190,8 @@ impl Shared {
             let ticket = self.ticket.0.load(Ordering::Acquire);
             let part = (ticket & PARTS_MAX as u64) as usize;
             // Read before the claim: if another job has replaced this one the claim fails.
-            let parts = self.parts.load(Ordering::Relaxed);
-            let task = self.task.load(Ordering::Relaxed);
+            let parts = self.parts.load(Ordering::Acquire);
+            let task = self.task.load(Ordering::Acquire);
             if ticket >> PART_BITS != epoch || part >= parts {
                 return;
             }
@@ -299,6 +304,23 @@ mod tests {
                 total.fetch_add(job + part, Ordering::Relaxed);
             });
             assert_eq!(total.into_inner(), 5 * job + 10);
+        }
+    }
+
+    /// A worker that is late for a short job must not take a part of the long one that follows: it
+    /// would run a closure that is gone. More threads than cores, so that some are late.
+    #[test]
+    fn jobs_of_different_lengths_do_not_mix() {
+        let pool = Pool::new(8);
+        for job in 0..3_000_000usize {
+            let parts = [2, 40, 3, 17][job % 4];
+            let ran: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+            let beyond = AtomicUsize::new(0);
+            pool.run(parts, &|part| {
+                ran.get(part).unwrap_or(&beyond).fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(beyond.into_inner(), 0, "job {job} of {parts} parts ran others");
+            assert!(ran.into_iter().all(|count| count.into_inner() == 1), "job {job}");
         }
     }
 
