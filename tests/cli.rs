@@ -56,6 +56,11 @@ fn the_demo_model_answers() {
 }
 
 #[test]
+fn the_demo_model_reasons() {
+    assert_eq!(output(&["run", "--think", "What is 17 + 25?"]), "17 + 25 = 42.\n");
+}
+
+#[test]
 fn a_prompt_from_standard_input_is_the_same_prompt() {
     for arguments in [&["run"][..], &["run", "-"]] {
         let file = Scratch::new(&format!("prompt{}", arguments.len()));
