@@ -23,7 +23,7 @@ def run(script, *args):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("out")
-    ap.add_argument("--steps", type=int, default=3600)
+    ap.add_argument("--steps", type=int, default=4400)
     ap.add_argument("--ranks", type=int, default=2, help="training processes, one core each")
     ap.add_argument("--init", help="go on from the weights of this model folder instead of from nothing")
     a = ap.parse_args()
