@@ -237,6 +237,11 @@ impl Engine {
         })
     }
 
+    /// Free slots and free pages.
+    pub fn available(&self) -> (u32, u32) {
+        self.pool.available()
+    }
+
     /// Compiles the plan of a step of `rows` rows and `sequences` sequences ahead of its first use.
     ///
     /// # Errors
