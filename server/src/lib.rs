@@ -4,6 +4,7 @@
 //! dialect; everything else is async, knows the dialects, and never touches the engine.
 #![forbid(unsafe_code)]
 
+mod cache;
 pub mod job;
 pub mod stats;
 pub mod worker;
