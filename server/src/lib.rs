@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod anthropic;
+mod cache;
 pub mod fault;
 mod fields;
 pub mod grammar;

@@ -2,6 +2,9 @@
 //! read ([`Ask`]) into a job.
 
 use std::fmt;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 
 use engine::sample::SamplingParams;
@@ -9,12 +12,9 @@ use engine::text::chat::{ChatOptions, EffortTable, Message, OldReasoning, Thinki
 use engine::text::dsml::Begin;
 use engine::text::{Control, Specials, TextErrorKind, Tokenizer};
 use serde_json::Value;
-use siphasher::sip::SipHasher13;
-use std::hash::Hasher;
 
 use crate::fault::Fault;
 use crate::grammar::{Choice, Format, Grammars, Shape, Tool, Tripped};
-use crate::ids;
 use crate::job::{Job, Namespace};
 use crate::names::Names;
 
@@ -23,14 +23,76 @@ pub const RELEASED_S: u64 = 1_776_988_800;
 
 /// What answers say of the arithmetic that computed them: equal for equal `identity`.
 pub fn fingerprint(identity: &str) -> String {
-    let mut hasher = SipHasher13::new();
-    hasher.write(identity.as_bytes());
-    format!("fp_{:016x}", hasher.finish())
+    let hash = blake3::hash(identity.as_bytes()).to_hex();
+    format!("fp_{}", &hash[..16])
 }
 
-/// A key for namespaces that nobody knows; it lasts as long as the process.
-pub fn fresh_secret() -> [u8; 16] {
-    (u128::from(ids::word()) << 64 | u128::from(ids::word())).to_le_bytes()
+/// The key that makes namespaces of API keys and users.
+#[derive(Clone)]
+pub struct Secret([u8; 32]);
+
+impl Secret {
+    /// A key that is known already.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Secret(bytes)
+    }
+
+    /// A key that nobody knows and that ends with the process.
+    ///
+    /// # Errors
+    /// If the system has no randomness to give.
+    pub fn fresh() -> io::Result<Self> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Secret(bytes))
+    }
+
+    /// The key that is kept in `folder`, where cached prefixes outlive the process; made if there is
+    /// none. Only the owner may read it.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written, or holds something else.
+    pub fn kept_in(folder: &Path) -> io::Result<Self> {
+        let path = folder.join("namespace.key");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let bytes = bytes.try_into().map_err(|_| {
+                    let message = format!("{} holds no key; remove it", path.display());
+                    io::Error::new(io::ErrorKind::InvalidData, message)
+                })?;
+                Ok(Secret(bytes))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let secret = Self::fresh()?;
+                fs::create_dir_all(folder)?;
+                let mut options = fs::OpenOptions::new();
+                options.write(true).create_new(true);
+                #[cfg(unix)]
+                std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+                options.open(&path)?.write_all(&secret.0)?;
+                Ok(secret)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whose a request is: a keyed hash of its API key and its user.
+    pub fn namespace(&self, key: Option<&str>, user: Option<&str>) -> Namespace {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        for part in [key, user] {
+            hasher.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
+            hasher.update(part.unwrap_or_default().as_bytes());
+        }
+        let mut first = [0; 8];
+        first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        Namespace(u64::from_le_bytes(first))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Secret")
+    }
 }
 
 /// Everything about the loaded model that requests are read with.
@@ -54,7 +116,7 @@ pub struct Model {
     /// Says which arithmetic computed an answer.
     pub fingerprint: String,
     /// Key of the hash that makes namespaces of keys and users.
-    pub secret: [u8; 16],
+    pub secret: Secret,
 }
 
 impl fmt::Debug for Model {
@@ -96,16 +158,6 @@ pub struct Prepared {
 }
 
 impl Model {
-    /// Whose a request is: a keyed hash of its API key and its user.
-    pub fn namespace(&self, key: Option<&str>, user: Option<&str>) -> Namespace {
-        let mut hasher = SipHasher13::new_with_key(&self.secret);
-        for part in [key, user] {
-            hasher.write_u64(part.map_or(u64::MAX, |part| part.len() as u64));
-            hasher.write(part.unwrap_or_default().as_bytes());
-        }
-        Namespace(hasher.finish())
-    }
-
     /// The prompt of `ask` as tokens, and how its answer begins.
     ///
     /// # Errors

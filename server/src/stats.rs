@@ -66,6 +66,25 @@ counters! {
     /// Tokens drawn, end tokens included.
     completion_tokens,
 
+    /// Gauge: prefixes in the cache.
+    cache_prefixes,
+    /// Gauge: bytes of the cache in memory.
+    cache_bytes,
+    /// Gauge: bytes of the cache on disk.
+    cache_disk_bytes,
+    /// Jobs that began with cached tokens.
+    cache_hits,
+    /// Jobs that began with none.
+    cache_misses,
+    /// Prefixes saved.
+    cache_saved,
+    /// Prefixes read from disk.
+    cache_loaded,
+    /// Prefixes let go, from memory or disk, to make room.
+    cache_evicted,
+    /// Prefixes that could not be read back or used.
+    cache_broken,
+
     /// Steps run.
     steps,
     /// Rows of all steps.
@@ -80,6 +99,10 @@ counters! {
     decode_ns,
     /// Nanoseconds in steps with rows of prompts.
     prefill_ns,
+    /// Nanoseconds of reading states of cached prefixes from sequences.
+    save_ns,
+    /// Nanoseconds of writing them into sequences.
+    restore_ns,
     /// Nanoseconds of drawing tokens, grammars and text included.
     sample_ns,
 }

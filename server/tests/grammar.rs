@@ -61,8 +61,11 @@ fn tool(name: &str, parameters: Value, strict: bool) -> Tool {
     }
 }
 
-/// A block of calls: names with their parameters, as (key, is text, value).
-fn block(calls: &[(&str, &[(&str, bool, &str)])]) -> String {
+/// A parameter: key, whether it is text, value.
+type Parameter<'a> = (&'a str, bool, &'a str);
+
+/// A block of calls: names with their parameters.
+fn block(calls: &[(&str, &[Parameter<'_>])]) -> String {
     let mut text = format!("\n\n<{D}tool_calls>\n");
     for (name, parameters) in calls {
         text += &format!("<{D}invoke name=\"{name}\">\n");

@@ -174,7 +174,7 @@ impl Begun {
 
 fn namespace(app: &App, key: Option<&str>, user: Option<&str>) -> Namespace {
     let key = key.filter(|_| !app.keys.is_empty());
-    app.model.namespace(key, user)
+    app.model.secret.namespace(key, user)
 }
 
 fn begin_chat(app: &App, bytes: &[u8], key: Option<&str>) -> Result<Begun, Fault> {

@@ -15,7 +15,7 @@ use crate::stats::Stats;
 /// Upper bounds of the histogram of times to the first token, in seconds.
 const FIRST_TOKEN_S: [f64; 8] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 /// Those of the worker's numbers that say how it is now.
-const GAUGES: [&str; 9] = [
+const GAUGES: [&str; 12] = [
     "queued",
     "live",
     "paused",
@@ -25,6 +25,9 @@ const GAUGES: [&str; 9] = [
     "pages_promised",
     "batch_sequences",
     "batch_rows",
+    "cache_prefixes",
+    "cache_bytes",
+    "cache_disk_bytes",
 ];
 
 /// Counts of the async half.

@@ -12,12 +12,16 @@ use std::sync::mpsc as events;
 use std::time::{Duration, Instant};
 
 use engine::limits::PAGE_TOKENS;
+use engine::refusal::RefusalKind;
 use engine::schedule::{self, Need, Rows};
-use engine::text::Tokenizer;
-use engine::{Engine, Run, Sequence, Want};
+use engine::text::{Control, Tokenizer};
+use engine::{Engine, Error, Run, Sequence, Snapshot, Want};
 
 use super::answer::{Answer, Drawn, Tools};
 use super::{Entry, Event, Shared, WorkerOptions};
+use crate::cache::cuts::{CUT_TOKENS_MIN, cuts};
+use crate::cache::disk::Done;
+use crate::cache::{Cache, Place};
 use crate::job::{Failure, Namespace, Update};
 
 /// How often readers are looked at while every live job waits for its own.
@@ -30,11 +34,16 @@ struct Live {
     sequence: Sequence,
     /// The prompt and what was drawn behind it; the sequence holds a prefix of it.
     tokens: Vec<u32>,
+    /// Positions of the prompt at which its state is to be saved, the next last.
+    cuts: Vec<u32>,
     /// Pages promised to it.
     pages: u32,
     namespace: Namespace,
     submitted: Instant,
+    /// It has no more to say.
     ended: bool,
+    /// Its state is worth saving now.
+    ripe: bool,
 }
 
 impl Live {
@@ -47,8 +56,13 @@ impl Live {
         match self.left() {
             _ if !self.answer.ready() => Need::Rest,
             1 => Need::Decode,
-            left => Need::Prefill(left),
+            left => Need::Prefill(left.min(self.to_cut())),
         }
+    }
+
+    /// Tokens to the next position at which the state is to be saved.
+    fn to_cut(&self) -> u32 {
+        self.cuts.last().map_or(u32::MAX, |cut| cut - self.sequence.position())
     }
 
     /// Its part in a step of `rows` of its tokens.
@@ -60,6 +74,14 @@ impl Live {
     }
 }
 
+/// A job whose prefix is being read from disk.
+#[derive(Debug)]
+struct Loading {
+    ticket: u64,
+    entry: Entry,
+    pages: u32,
+}
+
 /// The worker's thread.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -69,9 +91,16 @@ pub(super) struct Core {
     shared: Arc<Shared>,
     events: events::Receiver<Event>,
     queue: VecDeque<Entry>,
+    loading: Vec<Loading>,
     live: Vec<Live>,
+    cache: Cache,
+    cut_tokens: u32,
+    /// The token that opens a turn of the user.
+    user: Option<u32>,
+    /// Loads so far.
+    tickets: u64,
     bounds: Rows,
-    /// Pages promised to all live jobs.
+    /// Pages promised to all live and loading jobs.
     promised: u32,
     last_owner: u64,
     /// Steps so far.
@@ -87,6 +116,7 @@ impl Core {
         engine: Engine,
         tokenizer: Arc<Tokenizer>,
         options: &WorkerOptions,
+        cache: Cache,
         shared: Arc<Shared>,
         events: events::Receiver<Event>,
     ) -> Self {
@@ -97,12 +127,17 @@ impl Core {
         Core {
             tools: Tools::new(engine.config().vocab, engine.config().eos.clone()),
             bounds: Rows { all: capacity.rows, beside: options.rows_beside },
+            user: tokenizer.control(Control::User),
             engine,
             tokenizer,
             shared,
             events,
             queue: VecDeque::new(),
+            loading: Vec::new(),
             live: Vec::new(),
+            cache,
+            cut_tokens: options.cut_tokens,
+            tickets: 0,
             promised: 0,
             last_owner: 0,
             turn: 0,
@@ -134,6 +169,7 @@ impl Core {
                 self.queue.push_back(*entry);
             }
         }
+        self.queue.extend(self.loading.drain(..).map(|loading| loading.entry));
         self.refuse_queue(failure);
         for live in self.live.drain(..) {
             shared.counters.failed.add(1);
@@ -146,7 +182,7 @@ impl Core {
     fn serve(&mut self) -> engine::Result<()> {
         let mut busy = false;
         loop {
-            self.receive(busy);
+            self.receive(busy)?;
             if self.halted {
                 return Ok(());
             }
@@ -154,14 +190,14 @@ impl Core {
             self.admit()?;
             busy = self.step()?;
             self.gauge();
-            if self.draining && self.live.is_empty() {
+            if self.draining && self.live.is_empty() && self.loading.is_empty() {
                 return Ok(());
             }
         }
     }
 
     /// Takes the events there are; waits for one if there is nothing to do.
-    fn receive(&mut self, busy: bool) {
+    fn receive(&mut self, busy: bool) -> engine::Result<()> {
         let idle = self.live.is_empty() && self.queue.is_empty();
         let first = match (busy, idle) {
             (true, _) => self.events.try_recv().ok(),
@@ -170,20 +206,33 @@ impl Core {
         };
         let mut next = first;
         while let Some(event) = next {
-            self.handle(event);
+            self.handle(event)?;
             next = self.events.try_recv().ok();
         }
+        Ok(())
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) -> engine::Result<()> {
         match event {
             Event::Submit(entry) => self.queue.push_back(*entry),
+            Event::Disk(Done::Unwritten(id)) => self.cache.unwritten(id),
+            Event::Disk(Done::Loaded { ticket, read }) => {
+                self.shared.counters.cache_loaded.add(read.len() as u64);
+                self.cache.loaded(read);
+                let place = self.loading.iter().position(|loading| loading.ticket == ticket);
+                if let Some(Loading { entry, pages, .. }) = place.map(|at| self.loading.remove(at))
+                {
+                    self.start(entry, pages)?;
+                }
+                self.cache.trim();
+            }
             Event::Drain => {
                 self.draining = true;
                 self.refuse_queue(&Failure::Stopping);
             }
             Event::Halt => self.halted = true,
         }
+        Ok(())
     }
 
     fn refuse_queue(&mut self, failure: &Failure) {
@@ -230,9 +279,9 @@ impl Core {
     /// turn: what is free grows until it does, because live jobs end.
     fn admit(&mut self) -> engine::Result<()> {
         let capacity = *self.engine.capacity();
-        while (self.live.len() as u32) < capacity.slots {
+        while ((self.live.len() + self.loading.len()) as u32) < capacity.slots {
             let owners = self.queue.iter().map(|entry| entry.job.namespace.0);
-            let alive = |owner| self.live.iter().filter(|live| live.namespace.0 == owner).count();
+            let alive = |owner| self.alive(Namespace(owner));
             let Some(owner) = schedule::next_owner(owners, alive, self.last_owner) else { break };
             let place = self.queue.iter().position(|entry| entry.job.namespace.0 == owner);
             let place = place.expect("the owner is one of the queue's");
@@ -242,10 +291,17 @@ impl Core {
             }
             let entry = self.queue.remove(place).expect("it is there");
             self.last_owner = owner;
-            self.shared.counters.queued.subtract(1);
-            self.start(entry, pages)?;
+            self.promised += pages;
+            self.begin(entry, pages)?;
         }
         Ok(())
+    }
+
+    /// Jobs of a namespace that have a sequence or are about to.
+    fn alive(&self, namespace: Namespace) -> usize {
+        let live = self.live.iter().filter(|live| live.namespace == namespace).count();
+        let of = |loading: &&Loading| loading.entry.job.namespace == namespace;
+        live + self.loading.iter().filter(of).count()
     }
 
     /// Tokens that fit behind a prompt.
@@ -259,30 +315,102 @@ impl Core {
         (entry.job.prompt.len() as u32 + answer).div_ceil(PAGE_TOKENS)
     }
 
+    /// Starts an admitted job, or has its prefix read from disk first.
+    fn begin(&mut self, entry: Entry, pages: u32) -> engine::Result<()> {
+        let prompt = &entry.job.prompt;
+        if let Some(hit) = self.cache.find(entry.job.namespace, &prompt[..prompt.len() - 1])
+            && self.cache.snapshots(&hit).is_none()
+        {
+            self.tickets += 1;
+            self.cache.load(&hit, self.tickets);
+            self.loading.push(Loading { ticket: self.tickets, entry, pages });
+            return Ok(());
+        }
+        self.start(entry, pages)
+    }
+
     fn start(&mut self, entry: Entry, pages: u32) -> engine::Result<()> {
         let (namespace, submitted) = (entry.job.namespace, entry.submitted);
         let room = self.room(&entry);
+        let counters = &self.shared.counters;
+        counters.queued.subtract(1);
+        counters.queue_ns.add_time(submitted.elapsed());
         let (mut answer, tokens) = match Answer::new(entry, &self.tokenizer, room) {
             Ok(made) => made,
             Err((updates, failure)) => {
-                self.shared.counters.failed.add(1);
+                counters.failed.add(1);
+                self.promised -= pages;
                 let _ = updates.try_send(Update::Failed(failure));
                 return Ok(());
             }
         };
-        let sequence = self.engine.open_sequence()?;
-        self.shared.counters.queue_ns.add_time(submitted.elapsed());
-        answer.started(0);
-        self.promised += pages;
+        let sequence = self.sequence(namespace, &tokens)?;
+        let cached = sequence.position();
+        answer.started(cached);
+        let counters = &self.shared.counters;
+        counters.cached_tokens.add(cached.into());
+        let outcome = if cached > 0 { &counters.cache_hits } else { &counters.cache_misses };
+        outcome.add(1);
+        let mut cuts = match self.cache.is_off() {
+            true => Vec::new(),
+            false => cuts(&tokens, cached, self.cut_tokens, self.user),
+        };
+        cuts.reverse();
         self.live.push(Live {
             answer,
             sequence,
             tokens,
+            cuts,
             pages,
             namespace,
             submitted,
             ended: false,
+            ripe: false,
         });
+        Ok(())
+    }
+
+    /// A sequence that holds as much of `prompt` as is cached; its last token is always left to feed,
+    /// because an answer begins with that one's logits.
+    fn sequence(&mut self, namespace: Namespace, prompt: &[u32]) -> engine::Result<Sequence> {
+        let prefix = &prompt[..prompt.len() - 1];
+        let Some(hit) = self.cache.find_in_memory(namespace, prefix) else {
+            return self.engine.open_sequence();
+        };
+        self.cache.touch(&hit);
+        let chain = self.cache.snapshots(&hit).expect("it was found in memory");
+        let chain: Vec<&Snapshot> = chain.iter().map(|snapshot| &**snapshot).collect();
+        let begun = Instant::now();
+        let restored = self.engine.restore_chain(&chain);
+        self.shared.counters.restore_ns.add_time(begun.elapsed());
+        match restored {
+            Err(Error::Refused(refusal)) if refusal.kind() == RefusalKind::Snapshot => {
+                self.cache.forget(&hit);
+                self.engine.open_sequence()
+            }
+            restored => restored,
+        }
+    }
+
+    /// Saves the states that are worth it.
+    fn save(&mut self) -> engine::Result<()> {
+        for live in self.live.iter_mut().filter(|live| live.ripe) {
+            live.ripe = false;
+            if self.cache.is_off() {
+                continue;
+            }
+            let position = live.sequence.position();
+            let tokens = &live.tokens[..position as usize];
+            let Place::Behind(base) = self.cache.place(live.namespace, tokens) else { continue };
+            if position - base < CUT_TOKENS_MIN {
+                continue;
+            }
+            let begun = Instant::now();
+            let snapshot = self.engine.save_from(&live.sequence, base)?;
+            self.cache.insert(live.namespace, tokens, snapshot);
+            self.shared.counters.save_ns.add_time(begun.elapsed());
+            self.shared.counters.cache_saved.add(1);
+        }
         Ok(())
     }
 
@@ -309,6 +437,10 @@ impl Core {
             prompt_rows += rows.min(live.answer.usage().prompt.saturating_sub(before));
             if live.left() > 0 {
                 live.answer.progress(live.sequence.position());
+                live.ripe = live.to_cut() == 0;
+                if live.ripe {
+                    live.cuts.pop();
+                }
                 continue;
             }
             settle(live, logits.row(row), &mut self.tools, &self.shared);
@@ -323,6 +455,7 @@ impl Core {
         counters.rows.add(sum.into());
         counters.batch_rows.set(sum.into());
         counters.batch_sequences.set(sequences);
+        self.save()?;
         self.bury();
         Ok(true)
     }
@@ -335,6 +468,12 @@ impl Core {
         counters.paused.set(paused as u64);
         counters.pages_free.set(self.engine.available().1.into());
         counters.pages_promised.set(self.promised.into());
+        let cache = self.cache.figures();
+        counters.cache_prefixes.set(cache.nodes);
+        counters.cache_bytes.set(cache.memory_bytes);
+        counters.cache_disk_bytes.set(cache.file_bytes);
+        counters.cache_evicted.set(cache.evicted);
+        counters.cache_broken.set(cache.broken);
         if self.live.is_empty() {
             counters.batch_rows.set(0);
             counters.batch_sequences.set(0);
@@ -356,6 +495,7 @@ fn settle(live: &mut Live, logits: &[f32], tools: &mut Tools, shared: &Shared) {
         Ok(Drawn::End) => {
             counters.finished.add(1);
             live.ended = true;
+            live.ripe = true;
         }
         Err(message) => {
             counters.failed.add(1);

@@ -10,12 +10,16 @@
 //! left out of steps until it does; one whose reader is gone ends at the next step. Whoever wants slow
 //! readers to end drops their tickets.
 //!
+//! States of prompts and turns are kept in the prefix cache (`crate::cache`); a prompt that begins like
+//! one that is there begins where that one stood, with the same bits.
+//!
 //! A panic or a failure of the device ends the worker for good: every job then fails with the same
 //! [`Failure::Fault`], and so does every later one.
 
 mod answer;
 mod core;
 
+use std::path::PathBuf;
 use std::sync::mpsc as events;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -25,6 +29,9 @@ use engine::text::Tokenizer;
 use engine::{Engine, Error};
 use tokio::sync::mpsc;
 
+use crate::cache::Cache;
+use crate::cache::cuts::CUT_TOKENS_MIN;
+use crate::cache::disk::{Disk, Done};
 use crate::job::{Failure, Job, Ticket, Update, Worker};
 use crate::stats::{Counters, Stats};
 
@@ -41,11 +48,26 @@ pub struct WorkerOptions {
     pub queue_max: u32,
     /// Rows that prompts may take of a step in which others decode: bounds how long a token waits.
     pub rows_beside: u32,
+    /// Bytes of main memory for states of prefixes; 0 switches the cache off.
+    pub cache_bytes: u64,
+    /// Folder of the prefix cache on disk, which survives restarts; one server at a time.
+    pub cache_folder: Option<PathBuf>,
+    /// Bytes of that folder.
+    pub cache_folder_bytes: u64,
+    /// A prompt's state is saved at least every so many tokens, beside the cuts that its turns ask for.
+    pub cut_tokens: u32,
 }
 
 impl Default for WorkerOptions {
     fn default() -> Self {
-        WorkerOptions { queue_max: 256, rows_beside: 128 }
+        WorkerOptions {
+            queue_max: 256,
+            rows_beside: 128,
+            cache_bytes: 1 << 30,
+            cache_folder: None,
+            cache_folder_bytes: 16 << 30,
+            cut_tokens: 4096,
+        }
     }
 }
 
@@ -54,6 +76,8 @@ impl Default for WorkerOptions {
 enum Event {
     /// A job for the queue.
     Submit(Box<Entry>),
+    /// The prefix cache's thread has done something.
+    Disk(Done),
     /// Take no more; what is queued is reported, what is live goes on.
     Drain,
     /// End now; what is live is reported.
@@ -217,7 +241,7 @@ impl Drop for Thread {
 ///
 /// # Errors
 /// `Request` if the engine's steps have fewer rows than sequences, the tokenizer is another model's, or
-/// an option is out of its range; `Device` if a plan cannot be compiled or a thread cannot be started.
+/// an option is out of its range, the cache's folder cannot be used; `Device` if a plan cannot be compiled or a thread cannot be started.
 pub fn spawn(
     mut engine: Engine,
     tokenizer: Arc<Tokenizer>,
@@ -229,6 +253,7 @@ pub fn spawn(
         engine.prepare(rows, rows)?;
     }
     let (sender, receiver) = events::channel();
+    let cache = cache(&engine, options, &sender)?;
     let context = match engine.options().context {
         0 => engine.config().context,
         context => context,
@@ -241,13 +266,30 @@ pub fn spawn(
         queue_max: options.queue_max,
     });
     let client = Arc::new(Client { shared: Arc::clone(&shared) });
-    let core = core::Core::new(engine, tokenizer, options, shared, receiver);
+    let core = core::Core::new(engine, tokenizer, options, cache, shared, receiver);
     let handle = std::thread::Builder::new()
         .name("hadal-worker".into())
         .spawn(move || core.run())
         .map_err(|error| Error::request(format!("the worker's thread: {error}")))?;
     let thread = Thread { client: Arc::clone(&client), handle: Some(handle) };
     Ok((client, thread))
+}
+
+/// The cache, with what its folder remembers.
+fn cache(
+    engine: &Engine,
+    options: &WorkerOptions,
+    events: &events::Sender<Event>,
+) -> engine::Result<Cache> {
+    let Some(folder) = options.cache_folder.as_ref().filter(|_| options.cache_bytes > 0) else {
+        return Ok(Cache::new(options.cache_bytes, None));
+    };
+    let events = events.clone();
+    // When the worker is gone, nobody needs to know.
+    let done = move |done| drop(events.send(Event::Disk(done)));
+    let disk = Disk::open(folder, engine.identity(), options.cache_folder_bytes, done);
+    let disk = disk.map_err(Error::request)?;
+    Ok(Cache::new(options.cache_bytes, Some(disk)))
 }
 
 fn check(engine: &Engine, tokenizer: &Tokenizer, options: &WorkerOptions) -> engine::Result<()> {
@@ -263,6 +305,12 @@ fn check(engine: &Engine, tokenizer: &Tokenizer, options: &WorkerOptions) -> eng
         return Err(Error::request(
             "a queue of no jobs; every job goes through it: give it at least 1",
         ));
+    }
+    if options.cut_tokens < CUT_TOKENS_MIN {
+        return Err(Error::request(format!(
+            "a cut every {} tokens; it must be {CUT_TOKENS_MIN} at least",
+            options.cut_tokens
+        )));
     }
     tokenizer
         .expect_vocabulary(engine.config().vocab)

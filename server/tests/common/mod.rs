@@ -25,7 +25,7 @@ use server::grammar::Grammars;
 use server::http::{App, Counts, Keys, Room, handle};
 use server::job::{Failure, Job, Ticket, Update, Usage, Worker};
 use server::limits::BODY_BYTES_MAX;
-use server::model::{Model, RELEASED_S};
+use server::model::{Model, RELEASED_S, Secret};
 use server::names::Names;
 use tokio::sync::mpsc;
 
@@ -238,7 +238,7 @@ impl Server {
             strict_reasoning: setup.strict_reasoning,
             created: RELEASED_S,
             fingerprint: "fp_test".to_owned(),
-            secret: [7; 16],
+            secret: Secret::new([7; 32]),
         };
         let app = Arc::new(App {
             model: Arc::new(model),

@@ -19,7 +19,7 @@ use server::grammar::Grammars;
 use server::http::{App, Counts, Keys, Room, listen};
 use server::job::Worker;
 use server::limits::BODY_BYTES_MAX;
-use server::model::Model;
+use server::model::{Model, Secret};
 use server::names::Names;
 use server::worker::{self, Client, WorkerOptions};
 use tokio::net::TcpListener;
@@ -170,13 +170,32 @@ fn open(options: &ServeOptions, interrupt: &Interrupt) -> Result<Opened> {
         grammars,
         created: server::model::RELEASED_S,
         fingerprint: server::model::fingerprint(engine.identity()),
-        secret: server::model::fresh_secret(),
+        secret: secret(options)?,
     };
-    let defaults = WorkerOptions::default();
-    let queue_max = options.queue.unwrap_or(defaults.queue_max);
-    let (client, thread) =
-        worker::spawn(engine, tokenizer, &WorkerOptions { queue_max, ..defaults })?;
+    let (client, thread) = worker::spawn(engine, tokenizer, &worker_options(options))?;
     Ok(Opened { model, client, thread, device })
+}
+
+fn worker_options(options: &ServeOptions) -> WorkerOptions {
+    let usual = WorkerOptions::default();
+    let bytes = |mib: Option<u32>, usual: u64| mib.map_or(usual, |mib| u64::from(mib) << 20);
+    WorkerOptions {
+        queue_max: options.queue.unwrap_or(usual.queue_max),
+        cache_bytes: bytes(options.cache_mib, usual.cache_bytes),
+        cache_folder: options.cache_dir.clone(),
+        cache_folder_bytes: bytes(options.cache_dir_mib, usual.cache_folder_bytes),
+        ..usual
+    }
+}
+
+/// The key of namespaces lives as long as what is cached under it.
+fn secret(options: &ServeOptions) -> Result<Secret> {
+    match &options.cache_dir {
+        None => Ok(Secret::fresh()?),
+        Some(folder) => {
+            Secret::kept_in(folder).map_err(|error| Failure::new(error).at(folder.display()))
+        }
+    }
 }
 
 fn usable_context(engine: &Engine) -> u32 {

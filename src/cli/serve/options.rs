@@ -59,6 +59,15 @@ pub struct ServeOptions {
     /// Requests that may wait; one more is answered 429 [default: 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub queue: Option<u32>,
+    /// Main memory for states of prompts that may come again, in MiB; 0 for none [default: 1024]
+    #[arg(long, value_name = "MIB")]
+    pub cache_mib: Option<u32>,
+    /// Folder in which such states survive restarts [default: none]
+    #[arg(long, value_name = "DIR", env = "HADAL_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Most of that folder, in MiB [default: 16384]
+    #[arg(long, value_name = "MIB")]
+    pub cache_dir_mib: Option<u32>,
     /// Arithmetic of the model [default: served]
     #[arg(long, value_enum)]
     pub numerics: Option<Numerics>,
@@ -123,6 +132,9 @@ impl ServeOptions {
             tokens: self.tokens.or(lower.tokens),
             step_rows: self.step_rows.or(lower.step_rows),
             queue: self.queue.or(lower.queue),
+            cache_mib: self.cache_mib.or(lower.cache_mib),
+            cache_dir: self.cache_dir.or(lower.cache_dir),
+            cache_dir_mib: self.cache_dir_mib.or(lower.cache_dir_mib),
             numerics: self.numerics.or(lower.numerics),
             threads: self.threads.or(lower.threads),
             isa: self.isa.or(lower.isa),
