@@ -220,12 +220,27 @@ impl Whole {
                     let (pieces, end) = reader.finish(finish, stop, events);
                     whole.take(pieces);
                     whole.end = end;
+                    whole.forget_stop();
                     whole.usage = usage;
                     return Ok(whole);
                 }
                 Update::Failed(failure) => return Err(failure.into()),
             };
             whole.take(pieces);
+        }
+    }
+
+    /// Tokens of a stop string are no part of the text.
+    fn forget_stop(&mut self) {
+        if !matches!(self.end, End::StopString(_)) {
+            return;
+        }
+        let content = self.logprobs.iter().filter(|logprob| !logprob.reasoning);
+        let mut bytes: usize = content.map(|logprob| logprob.bytes.len()).sum();
+        while bytes > self.content.len()
+            && let Some(last) = self.logprobs.pop_if(|last| !last.reasoning)
+        {
+            bytes -= last.bytes.len();
         }
     }
 

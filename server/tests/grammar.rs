@@ -307,6 +307,18 @@ fn hostile_schemas_are_refused_or_loosened_in_bounded_time() {
     }
 }
 
+#[test]
+fn thought_before_a_document_does_not_end_the_answer() {
+    let bench = Bench::new();
+    let format = Format::Json(json!({"type": "object"}));
+    let shape =
+        Shape { tools: &[], choice: &Choice::Never, format: &format, begin: Begin::Reasoning };
+    for (text, want) in [("Hm.", false), ("Hm.</think>", false), ("Hm.</think>{}", true)] {
+        let mut constraint = bench.grammars.constrain(&shape).unwrap().0;
+        assert_eq!(bench.walk(&mut *constraint, text).is_ok(), want, "{text}");
+    }
+}
+
 /// A call that comes back is rendered to the tokens that were drawn, so that the prefix cache hits.
 #[test]
 fn a_call_that_comes_back_renders_to_the_same_tokens() {

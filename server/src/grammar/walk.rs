@@ -2,7 +2,8 @@
 //!
 //! States and what may follow: Thought → Content (where `</think>` was drawn) → Grammar (where the
 //! marker of a call was drawn after `<`) → its end. A grammar that is forced begins with the content.
-//! A marker after `<` is forbidden in thought, and in content where no tools are offered.
+//! A marker after `<` is forbidden in thought, and in content where no tools are offered. Thought that must
+//! be followed by a document may not end the answer.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -68,6 +69,11 @@ impl Walk {
         self.open = false;
     }
 
+    /// Whether the grammar begins with the content.
+    fn forced(&self) -> bool {
+        self.matcher.as_ref().is_some_and(|(_, opening)| *opening != Opening::AfterMarker)
+    }
+
     fn give_up(&self, message: String) -> String {
         let _ = self.tripped.set(message.clone());
         message
@@ -86,13 +92,16 @@ impl Constraint for Walk {
                 Ok(true)
             }
             (State::Content, Some(_)) => Ok(false),
-            _ if self.open => {
-                if let Some(marker) = allowed.get_mut(self.tokens.marker as usize) {
-                    *marker = false;
+            _ => {
+                let ends = self.forced().then_some(self.tokens.end);
+                let opens = self.open.then_some(self.tokens.marker);
+                for id in ends.iter().chain(&opens) {
+                    if let Some(allowed) = allowed.get_mut(*id as usize) {
+                        *allowed = false;
+                    }
                 }
-                Ok(true)
+                Ok(ends.is_some() || opens.is_some())
             }
-            _ => Ok(false),
         }
     }
 

@@ -191,6 +191,10 @@ impl Frames for Chunks {
         match update {
             Update::Finished { finish, stop, events, usage } => {
                 let (pieces, end) = self.reader.finish(finish, stop, events);
+                if matches!(end, End::StopString(_)) {
+                    // Tokens of a stop string are no part of the text.
+                    self.waiting.clear();
+                }
                 self.pieces(pieces, out);
                 self.end(end, &usage, out);
             }

@@ -383,6 +383,7 @@ pub fn settled(text: &str) -> String {
     let mut at = 0;
     while let Some(found) = out[at..].find("\"created\":") {
         let start = at + found + "\"created\":".len();
+        let start = start + usize::from(out[start..].starts_with(' '));
         let end = start + out[start..].find(|c: char| !c.is_ascii_digit()).unwrap();
         out.replace_range(start..end, "0");
         at = start;
