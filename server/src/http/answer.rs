@@ -53,20 +53,23 @@ where
         Endpoint::Model(name) => one_model(&app.model, &name, dialect),
         Endpoint::Chat => {
             let body = app.room.read(&parts.headers, body).await?;
-            beside(app, move |app| begin_chat(app, &body.bytes, key.as_deref())).await?.end().await
+            beside(app, move |app| begin_chat(app, &body.bytes, key.as_deref()))
+                .await?
+                .end(app)
+                .await
         }
         Endpoint::Completions => {
             let body = app.room.read(&parts.headers, body).await?;
             beside(app, move |app| begin_completion(app, &body.bytes, key.as_deref()))
                 .await?
-                .end()
+                .end(app)
                 .await
         }
         Endpoint::Messages => {
             let body = app.room.read(&parts.headers, body).await?;
             beside(app, move |app| begin_message(app, &body.bytes, key.as_deref()))
                 .await?
-                .end()
+                .end(app)
                 .await
         }
         Endpoint::CountTokens => {
@@ -143,7 +146,7 @@ impl Begun {
     }
 
     /// Streams the answer, or waits for it.
-    async fn end(mut self) -> Result<Response<Reply>, Fault> {
+    async fn end(mut self, app: &App) -> Result<Response<Reply>, Fault> {
         if self.stream {
             let frames: Box<dyn Frames> = match self.shape {
                 Shape::Chat(head) => Box::new(openai::answer::Chunks::new(head, self.reader)),
@@ -152,7 +155,7 @@ impl Begun {
                 }
                 Shape::Message(head) => Box::new(anthropic::answer::Events::new(head, self.reader)),
             };
-            return Ok(stream_response(Stream::new(self.ticket, frames, self.record)));
+            return Ok(stream_response(Stream::new(self.ticket, frames, self.record, app.silence)));
         }
         let record = &mut self.record;
         let whole = Whole::of(self.ticket, &mut self.reader, |update| record.update(update)).await;

@@ -16,7 +16,7 @@ mod route;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::Body;
@@ -64,6 +64,8 @@ pub struct App {
     pub cors: Option<HeaderValue>,
     /// Room for bodies.
     pub room: Room,
+    /// Longest silence on a stream.
+    pub silence: Duration,
     /// What is counted.
     pub counts: Arc<Counts>,
     /// What the model runs on, for the page.

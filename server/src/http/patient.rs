@@ -87,14 +87,25 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
 
     #[tokio::test]
     async fn a_reader_that_never_reads_is_let_go() {
-        let (mut ours, theirs) = tokio::io::duplex(4);
-        let mut patient = Patient::new(&mut ours, Duration::from_millis(20));
-        let error = patient.write_all(b"too much for the pipe").await.unwrap_err();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let reader = TcpStream::connect(listener.local_addr().expect("an address"));
+        let (reader, accepted) = tokio::join!(reader, listener.accept());
+        let (writer, _) = accepted.expect("a connection");
+        let mut patient = Patient::new(writer, Duration::from_millis(20));
+        let chunk = vec![0; 1 << 20];
+        let error = loop {
+            let write =
+                std::future::poll_fn(|context| Pin::new(&mut patient).poll_write(context, &chunk));
+            match write.await {
+                Ok(count) => assert!(count > 0),
+                Err(error) => break error,
+            }
+        };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        drop(theirs);
+        drop(reader);
     }
 }

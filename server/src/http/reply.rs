@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -13,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::record::Record;
 use crate::answer::Frames;
 use crate::job::{Failure, Ticket, Update};
-use crate::limits::{FRAME_BYTES, SILENCE};
+use crate::limits::FRAME_BYTES;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Stream {
     opened: bool,
     done: bool,
     buffer: String,
+    /// Longest silence before something is said.
+    bound: Duration,
     silence: Pin<Box<Sleep>>,
     record: Record,
 }
@@ -42,15 +45,16 @@ impl fmt::Debug for Stream {
 }
 
 impl Stream {
-    /// The answer of `ticket` in a dialect's frames.
-    pub fn new(ticket: Ticket, frames: Box<dyn Frames>, record: Record) -> Self {
+    /// The answer of `ticket` in a dialect's frames, never silent for longer than `bound`.
+    pub fn new(ticket: Ticket, frames: Box<dyn Frames>, record: Record, bound: Duration) -> Self {
         Stream {
             ticket,
             frames,
             opened: false,
             done: false,
             buffer: String::new(),
-            silence: Box::pin(sleep(SILENCE)),
+            bound,
+            silence: Box::pin(sleep(bound)),
             record,
         }
     }
@@ -87,7 +91,7 @@ impl Stream {
             }
             self.buffer.push_str(self.frames.ping());
         }
-        self.silence.as_mut().reset(Instant::now() + SILENCE);
+        self.silence.as_mut().reset(Instant::now() + self.bound);
         Poll::Ready(Some(Bytes::from(std::mem::take(&mut self.buffer))))
     }
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use engine::generate::{Finish, Speaker, Token};
@@ -247,6 +247,7 @@ impl Server {
             keys: Keys::new(setup.keys.iter().map(|&key| key.to_owned())),
             cors: setup.cors.map(|origin| origin.parse().unwrap()),
             room: Room::new(setup.body_bytes.unwrap_or(BODY_BYTES_MAX)),
+            silence: Duration::from_millis(10),
             counts: Arc::new(Counts::default()),
             device: "test".to_owned(),
             started: Instant::now(),

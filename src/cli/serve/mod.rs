@@ -18,7 +18,7 @@ use hadal::registry;
 use server::grammar::Grammars;
 use server::http::{App, Counts, Keys, Room, listen};
 use server::job::Worker;
-use server::limits::BODY_BYTES_MAX;
+use server::limits::{BODY_BYTES_MAX, SILENCE};
 use server::model::{Model, Secret};
 use server::names::Names;
 use server::worker::{self, Client, WorkerOptions};
@@ -81,6 +81,7 @@ pub fn serve(options: ServeOptions) -> Result<()> {
         keys,
         cors,
         room: Room::new(options.body_bytes.map_or(BODY_BYTES_MAX, |bytes| bytes as usize)),
+        silence: SILENCE,
         counts: Arc::new(Counts::default()),
         device: opened.device,
         started: Instant::now(),
