@@ -238,7 +238,9 @@ impl Model {
             None => prompt.extend(encode(text)?),
             Some(suffix) => {
                 let marks = self.middle_marks().ok_or_else(|| {
-                    Fault::field("suffix", "suffix is not supported: this model's tokenizer has no tokens for filling in the middle")
+                    let what = "suffix is not supported: this model's tokenizer has no tokens for \
+                                filling in the middle";
+                    Fault::field("suffix", what)
                 })?;
                 prompt.push(marks[0]);
                 prompt.extend(encode(text)?);

@@ -173,7 +173,7 @@ class Anthropic(unittest.TestCase):
     def test_a_tool_goes_round(self):
         tool = {"name": "weather", "description": "The weather.", "input_schema": WEATHER}
         messages = [{"role": "user", "content": "What is the weather in Rome?"}]
-        answer = self.ask(messages=messages, tools=[tool], tool_choice={"type": "any"}, temperature=0)
+        answer = self.ask(messages=messages, tools=[tool], tool_choice={"type": "any"}, extra_body={"temperature": 0})
         self.assertEqual(answer.stop_reason, "tool_use")
         call = answer.content[-1]
         self.assertEqual((call.type, call.name, set(call.input)), ("tool_use", "weather", {"city", "days"}))
