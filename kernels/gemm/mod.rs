@@ -22,4 +22,4 @@ pub mod oracle;
 mod tests;
 
 pub use plan::{RowGroups, matmul};
-pub use weight::{COLS_MAX, Encoding, FP4_COLS, Segment, WeightView, finite};
+pub use weight::{COLS_MAX, Encoding, FP4_COLS, FiniteNotes, Segment, WeightView};
