@@ -74,6 +74,8 @@ unsafe fn run_on(isa: Isa, operands: &Operands, part: Part<'_>, block: &mut [f32
             Level::Avx512 => run_avx512(operands, part, block),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => run_avx2(operands, part, block),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => run_neon(operands, part, block),
             _ => task::run::<super::scalar::Scalar>(operands, part, block),
         }
     }
@@ -91,6 +93,13 @@ unsafe fn run_avx512(operands: &Operands, part: Part<'_>, block: &mut [f32]) {
 unsafe fn run_avx2(operands: &Operands, part: Part<'_>, block: &mut [f32]) {
     // SAFETY: the features are enabled here; outputs are exclusive by the caller.
     unsafe { task::run::<super::avx2::Avx2>(operands, part, block) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+unsafe fn run_neon(operands: &Operands, part: Part<'_>, block: &mut [f32]) {
+    // SAFETY: the feature is enabled here; outputs are exclusive by the caller.
+    unsafe { task::run::<super::neon::Neon>(operands, part, block) }
 }
 
 /// How a matmul is cut: per group blocks of rows times blocks of outputs.

@@ -222,6 +222,20 @@ fn extreme_scales_are_exact() {
     }
 }
 
+/// Both keep columns in natural order and round once per step.
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn neon_gives_the_bits_of_portable_code() {
+    use crate::common::isa::Level;
+    let pool = Pool::new(2);
+    let neon = Isa::force(Level::Neon).expect("every target with std has NEON");
+    for case in cases() {
+        let data = case.data();
+        let [got, want] = [neon, Isa::SCALAR].map(|isa| bits(&run(isa, &pool, &case, &data)));
+        assert_eq!(got, want, "{case:?}");
+    }
+}
+
 #[test]
 fn notes_change_no_bits() {
     let pool = Pool::new(2);
