@@ -3,6 +3,7 @@
 
 pub mod attend;
 pub mod case;
+pub mod collective;
 pub mod common;
 pub mod compress;
 pub mod gemm;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use backend_cpu::CpuBackend;
 use backend_null::NullBackend;
 use conformance::{Bed, Expectations, Settings, Suite, run_on};
-use hal::op::{Gather, GatherSource};
+use hal::op::{Communicator, Gather, GatherSource};
 use hal::{
     Backend, Builder, CompileOptions, DType, Device, Mode, OpenOptions, Profile, Queue, Result,
     RowCodec, Shape, Tensor,
@@ -34,10 +34,19 @@ fn lost_cpu() -> Result<(Arc<dyn Device>, Arc<dyn Queue>)> {
     Ok((device, bed.queue))
 }
 
+/// CPU devices that act together.
+fn cpu_ranks(size: u32) -> Result<Vec<(Arc<dyn Device>, Arc<dyn Communicator>)>> {
+    let settings = vec![("threads".to_owned(), "1".to_owned())];
+    let options = OpenOptions { settings, ..OpenOptions::default() };
+    let rank = |communicator| Ok((CpuBackend.open(0, &options)?, communicator));
+    backend_cpu::ranks(size)?.into_iter().map(rank).collect()
+}
+
 #[test]
 fn the_cpu_conforms() {
     let device = CpuBackend.open(0, &OpenOptions::default()).unwrap();
-    let settings = Settings { lost: Some(&lost_cpu), ..Settings::default() };
+    let settings =
+        Settings { lost: Some(&lost_cpu), ranks: Some(&cpu_ranks), ..Settings::default() };
     let report = run_on(&device, &settings, &Expectations::none());
     println!("{}\n{report}", report.coverage());
     report.assert_green();

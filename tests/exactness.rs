@@ -263,6 +263,14 @@ fn a_chain_of_cuts_continues_with_the_bits_of_no_cut() {
                 chain.push(base.engine.save_from(&sequence, from).unwrap());
             }
             drop(sequence);
+            // Others use the place meanwhile.
+            let other = random_ids(random.next(), 290, base.vocab as u32);
+            let mut strangers: Vec<_> =
+                (0..4).map(|_| base.engine.open_sequence().unwrap()).collect();
+            for stranger in &mut strangers {
+                feed(&mut base.engine, stranger, &other, &[290]);
+            }
+            drop(strangers);
             let links: Vec<&Snapshot> = chain.iter().collect();
             let mut restored = base.engine.restore_chain(&links).unwrap();
             let first = restored.position() as usize;

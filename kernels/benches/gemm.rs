@@ -10,7 +10,7 @@ use kernels::common::peak::{fma_rate, read_bandwidth};
 use kernels::common::pool::Pool;
 use kernels::common::rows::{RealRows, RealRowsMut, Rows, RowsMut};
 use kernels::gemm::cases::{Case, Fill, OwnedSegment};
-use kernels::gemm::{Encoding, RowGroups, Segment, WeightView, finite, matmul};
+use kernels::gemm::{Encoding, FiniteNotes, RowGroups, Segment, WeightView, matmul};
 use kernels::quant::{Form, round_trip};
 use std::time::{Duration, Instant};
 
@@ -21,18 +21,20 @@ const ROWS_MAX: usize = 512;
 /// Bytes of codes that count as "from memory": well beyond any last-level cache we run on.
 const STREAMED_BYTES: usize = 256 << 20;
 
-const ENCODINGS: [(&str, Encoding); 5] = [
+const ENCODINGS: [(&str, Encoding); 6] = [
     ("f32", Encoding::F32),
     ("bf16", Encoding::Bf16),
     ("f16", Encoding::F16),
     ("fp8", Encoding::Fp8 { rows: 128, cols: 128 }),
     ("fp4", Encoding::Fp4),
+    ("int8", Encoding::Int8),
 ];
 
 /// Operands of the matmuls of one encoding.
 struct Bench {
     isa: Isa,
     weights: Vec<OwnedSegment>,
+    notes: Vec<FiniteNotes>,
     x: Vec<f32>,
     out: Vec<f32>,
 }
@@ -53,12 +55,14 @@ impl Bench {
         };
         let mut data = case.data();
         let weights = vec![data.segments.remove(0); copies];
-        Bench { isa, weights, x: data.x, out: vec![0.0; ROWS_MAX * OUTPUTS] }
+        let notes = (0..copies).map(|_| FiniteNotes::new(1, OUTPUTS)).collect();
+        Bench { isa, weights, notes, x: data.x, out: vec![0.0; ROWS_MAX * OUTPUTS] }
     }
 
     fn run(&mut self, pool: &Pool, copy: usize, rows: usize) {
         let views: [Segment<'_>; 1] = [self.weights[copy].view()];
-        let weight = WeightView::new(COLS, 1, &views).expect("sizes fit").known_finite();
+        let weight = WeightView::new(COLS, 1, &views).expect("sizes fit");
+        let weight = weight.noting(&self.notes[copy]);
         // SAFETY: both views lie in vectors of at least `rows` rows that nobody else uses.
         let (x, out) = unsafe {
             (
@@ -108,7 +112,6 @@ fn ratios(_: &mut Criterion) {
 fn ratio_line(isa: Isa, pool: &Pool, name: &str, encoding: Encoding, read: f64, peak: f64) {
     let copies = copies(encoding);
     let mut bench = Bench::new(isa, encoding, copies);
-    assert!(bench.weights.iter().all(|weight| finite(&weight.codes)) || name != "fp8");
     let bytes = bench.code_bytes() as f64;
     let mut copy = 0;
     let streamed = best(4 * copies, || {

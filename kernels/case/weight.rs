@@ -34,25 +34,15 @@ impl WeightData {
             Encoding::Plain(DType::F32) => Coding::F32,
             Encoding::Plain(DType::F16) => Coding::F16,
             Encoding::Plain(_) => Coding::Bf16,
+            Encoding::Int8Row => Coding::Int8,
             Encoding::Fp8Block { rows, cols } => {
                 Coding::Fp8 { rows: u32::from(rows), cols: u32::from(cols) }
             }
             Encoding::Fp4Block { .. } => Coding::Fp4,
-            _ => return int8(codes, scales, cols),
+            other => unreachable!("no case has {other} weights"),
         };
         oracle::decode(&Segment { rows, codes, scales, encoding }, cols)
     }
-}
-
-/// INT8 codes with one f32 scale per row.
-fn int8(codes: &[u8], scales: &[u8], cols: usize) -> Vec<f64> {
-    let mut out = Vec::new();
-    for (row, codes) in codes.chunks(cols).enumerate() {
-        let bytes = [0, 1, 2, 3].map(|byte| scales[4 * row + byte]);
-        let scale = f64::from(f32::from_le_bytes(bytes));
-        out.extend(codes.iter().map(|&code| f64::from(code as i8) * scale));
-    }
-    out
 }
 
 impl WeightSource for WeightData {

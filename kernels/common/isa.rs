@@ -12,11 +12,16 @@ use std::fmt;
 pub enum Level {
     /// Portable Rust; what the compiler makes of it.
     Scalar,
+    /// AArch64 with NEON (pairs of 4 lanes of f32).
+    Neon,
     /// x86-64 with AVX2, FMA and F16C (8 lanes of f32).
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL besides all of [`Level::Avx2`] (16 lanes of f32).
     Avx512,
 }
+
+/// All of them, weakest first.
+const LEVELS: [Level; 4] = [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512];
 
 /// An instruction set this processor was seen to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,7 +33,7 @@ impl Isa {
 
     /// The strongest set this processor has. Cheap: the processor is asked once per process.
     pub fn best() -> Isa {
-        [Level::Avx512, Level::Avx2].into_iter().find_map(Isa::force).unwrap_or(Isa::SCALAR)
+        LEVELS.into_iter().rev().find_map(Isa::force).unwrap_or(Isa::SCALAR)
     }
 
     /// The given set, or `None` where the processor lacks it.
@@ -38,7 +43,7 @@ impl Isa {
 
     /// Every set this processor has, weakest first.
     pub fn all() -> impl Iterator<Item = Isa> {
-        [Level::Scalar, Level::Avx2, Level::Avx512].into_iter().filter_map(Isa::force)
+        LEVELS.into_iter().filter_map(Isa::force)
     }
 
     /// What to match on.
@@ -49,7 +54,7 @@ impl Isa {
     /// Lanes of f32 in one vector. The scalar kernels work in groups of 8 as well.
     pub fn lanes(self) -> usize {
         match self.0 {
-            Level::Scalar | Level::Avx2 => 8,
+            Level::Scalar | Level::Neon | Level::Avx2 => 8,
             Level::Avx512 => 16,
         }
     }
@@ -65,6 +70,7 @@ impl Level {
     pub fn name(self) -> &'static str {
         match self {
             Level::Scalar => "scalar",
+            Level::Neon => "neon",
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
         }
@@ -72,7 +78,7 @@ impl Level {
 
     /// The set of that name, if there is one.
     pub fn from_name(name: &str) -> Option<Level> {
-        [Level::Scalar, Level::Avx2, Level::Avx512].into_iter().find(|level| level.name() == name)
+        LEVELS.into_iter().find(|level| level.name() == name)
     }
 }
 
@@ -91,6 +97,7 @@ fn has(level: Level) -> bool {
     };
     match level {
         Level::Scalar => true,
+        Level::Neon => false,
         Level::Avx2 => avx2(),
         Level::Avx512 => {
             avx2()
@@ -102,7 +109,16 @@ fn has(level: Level) -> bool {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn has(level: Level) -> bool {
+    match level {
+        Level::Scalar => true,
+        Level::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+        Level::Avx2 | Level::Avx512 => false,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn has(level: Level) -> bool {
     level == Level::Scalar
 }

@@ -80,6 +80,9 @@ fn chains(isa: Isa, factor: f32) -> f32 {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::chains_avx2(factor) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => unsafe { chains_neon(factor) },
         _ => {
             let mut sums = [[factor; 8]; CHAINS];
             for _ in 0..ROUNDS {
@@ -90,6 +93,20 @@ fn chains(isa: Isa, factor: f32) -> f32 {
             sums.as_flattened().iter().sum()
         }
     }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+fn chains_neon(factor: f32) -> f32 {
+    use std::arch::aarch64::{vaddvq_f32, vdupq_n_f32, vfmaq_f32};
+    let factor = vdupq_n_f32(factor);
+    let mut sums = [[factor; 2]; CHAINS];
+    for _ in 0..ROUNDS {
+        for sum in sums.as_flattened_mut() {
+            *sum = vfmaq_f32(factor, *sum, factor);
+        }
+    }
+    sums.into_iter().flatten().map(|sum| vaddvq_f32(sum)).sum()
 }
 
 /// Integer sums have no order, so the compiler makes of this whatever reads fastest.

@@ -1,6 +1,7 @@
 //! One body, compiled once per instruction set.
 //!
-//! The body is plain Rust that the compiler vectorises; it is written without fused multiply-add and
+//! The body is plain Rust that the compiler vectorises (for aarch64 with NEON, which is part of that
+//! target, so the portable copy serves it); it is written without fused multiply-add and
 //! with sums in fixed lanes, so every copy gives the same bits.
 
 /// Defines `fn name(isa, …)` that runs its body compiled for `isa`.

@@ -8,45 +8,40 @@
 //! Not here: priorities, stealing, nested parallelism (a `run` inside a part runs on that thread).
 
 use crate::common::scratch;
+use board::{Board, lock};
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+mod board;
+#[cfg(test)]
+mod model;
+
+mod sync {
+    //! What the board is made of. The models have another one.
+    pub(super) use std::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence,
+    };
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+}
 
 /// Threads a pool may have.
 pub const THREADS_MAX: usize = 1024;
 
-/// Parts one `run` may have: what fits beside the epoch in `Shared::ticket`.
-pub const PARTS_MAX: usize = (1 << PART_BITS) - 1;
+/// Parts one `run` may have.
+pub const PARTS_MAX: usize = board::PARTS_MAX;
 
 /// How long an idle worker polls before it sleeps. Longer than the serial stretches of a decode step
 /// (tens of microseconds), shorter than anything a person's laptop would notice.
 const SPIN: Duration = Duration::from_micros(200);
 
-const PART_BITS: u32 = 24;
-
 type Task<'a> = &'a (dyn Fn(usize) + Sync + 'a);
 
-/// A line of its own for each word that several threads write.
-#[repr(align(128))]
-struct Line<T>(T);
-
 struct Shared {
-    /// Epoch of the current job (upper 40 bits) and its next unclaimed part (lower 24). A claim is a
-    /// compare-and-swap on both, so a late worker cannot take a part of a job it does not know.
-    ticket: Line<AtomicU64>,
-    /// Parts finished in the current job.
-    done: Line<AtomicUsize>,
-    parts: AtomicUsize,
-    /// The current job's closure, a `Task` on the caller's stack.
-    task: AtomicPtr<()>,
-    sleepers: Line<AtomicUsize>,
-    closing: AtomicBool,
-    bed: Mutex<()>,
-    wake: Condvar,
+    board: Board,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -70,17 +65,7 @@ impl Pool {
     pub fn new(threads: usize) -> Pool {
         assert!(threads > 0);
         assert!(threads <= THREADS_MAX);
-        let shared = Arc::new(Shared {
-            ticket: Line(AtomicU64::new(0)),
-            done: Line(AtomicUsize::new(0)),
-            parts: AtomicUsize::new(0),
-            task: AtomicPtr::new(std::ptr::null_mut()),
-            sleepers: Line(AtomicUsize::new(0)),
-            closing: AtomicBool::new(false),
-            bed: Mutex::new(()),
-            wake: Condvar::new(),
-            panic: Mutex::new(None),
-        });
+        let shared = Arc::new(Shared { board: Board::new(), panic: Mutex::new(None) });
         let start = |index: usize| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
@@ -121,7 +106,7 @@ impl Pool {
         // A fat reference behind a thin pointer. It lives on this stack until `join` has returned,
         // and no part can be claimed after that, so nobody follows the pointer when it is gone.
         let task: Task<'_> = task;
-        let epoch = self.shared.publish(parts, (&raw const task).cast_mut().cast());
+        let epoch = self.shared.board.post(parts, (&raw const task).cast_mut().cast());
         INSIDE.set(true);
         self.shared.claim_all(epoch);
         INSIDE.set(false);
@@ -136,11 +121,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::SeqCst);
-        {
-            let _bed = lock(&self.shared.bed);
-            self.shared.wake.notify_all();
-        }
+        self.shared.board.close();
         for worker in self.workers.drain(..) {
             // A worker catches the panics of its parts; its own loop has none.
             let _ = worker.join();
@@ -154,70 +135,24 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// Our mutexes guard no invariant that a panic could break.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Shared {
-    /// Makes a job visible to the workers and returns its epoch. The caller holds the turn.
-    fn publish(&self, parts: usize, task: *mut ()) -> u64 {
-        let last = self.ticket.0.load(Ordering::Relaxed) >> PART_BITS;
-        let epoch = last + 1;
-        // Close the last job first: a worker late for it may still hold its ticket, and with the new,
-        // larger number of parts that ticket would look like a claim. Who sees the new number or the
-        // new closure (acquire) sees the closed ticket too, so the claim fails.
-        self.ticket.0.store((last << PART_BITS) | PARTS_MAX as u64, Ordering::Relaxed);
-        self.done.0.store(0, Ordering::Relaxed);
-        self.parts.store(parts, Ordering::Release);
-        self.task.store(task, Ordering::Release);
-        // SeqCst pairs with `sleep`: either we see the sleeper or it sees the new epoch.
-        self.ticket.0.store(epoch << PART_BITS, Ordering::SeqCst);
-        if self.sleepers.0.load(Ordering::SeqCst) > 0 {
-            let _bed = lock(&self.bed);
-            self.wake.notify_all();
-        }
-        epoch
-    }
-
-    fn epoch(&self) -> u64 {
-        self.ticket.0.load(Ordering::SeqCst) >> PART_BITS
-    }
-
     /// Claims and runs parts of job `epoch` until none is left.
     fn claim_all(&self, epoch: u64) {
-        loop {
-            let ticket = self.ticket.0.load(Ordering::Acquire);
-            let part = (ticket & PARTS_MAX as u64) as usize;
-            // Read before the claim: if another job has replaced this one the claim fails.
-            let parts = self.parts.load(Ordering::Acquire);
-            let task = self.task.load(Ordering::Acquire);
-            if ticket >> PART_BITS != epoch || part >= parts {
-                return;
-            }
-            let claim = self.ticket.0.compare_exchange_weak(
-                ticket,
-                ticket + 1,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
-            if claim.is_err() {
-                continue;
-            }
-            // SAFETY: the claim succeeded, so job `epoch` has an unfinished part (this one): its
-            // caller waits in `join`, and `task` points at the `Task` on that caller's stack.
+        while let Some((part, task)) = self.board.claim(epoch) {
+            // SAFETY: the part is claimed and unfinished: the job's caller waits in `join`, and
+            // `task` points at the `Task` on that caller's stack.
             let task = unsafe { *task.cast::<Task<'_>>() };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(part))) {
                 lock(&self.panic).get_or_insert(panic);
             }
-            self.done.0.fetch_add(1, Ordering::Release);
+            self.board.finish();
         }
     }
 
     /// Waits until every part has returned. Short: the caller just ran out of parts itself.
     fn join(&self, parts: usize) {
         let mut polls = 0u32;
-        while self.done.0.load(Ordering::Acquire) < parts {
+        while !self.board.is_done(parts) {
             std::hint::spin_loop();
             polls += 1;
             if polls.is_multiple_of(4096) {
@@ -232,8 +167,8 @@ impl Shared {
         scratch::warm();
         INSIDE.set(true);
         let mut seen = 0;
-        while !self.closing.load(Ordering::SeqCst) {
-            let epoch = self.epoch();
+        while !self.board.is_closing() {
+            let epoch = self.board.epoch();
             if epoch == seen {
                 self.idle(seen);
                 continue;
@@ -246,27 +181,22 @@ impl Shared {
     /// Polls for a job after `seen` for a while, then sleeps until there is one.
     fn idle(&self, seen: u64) {
         let begin = Instant::now();
-        let idle = || self.epoch() == seen && !self.closing.load(Ordering::SeqCst);
         while begin.elapsed() < SPIN {
             for _ in 0..32 {
-                if self.epoch() != seen {
+                if self.board.epoch() != seen {
                     return;
                 }
                 std::hint::spin_loop();
             }
         }
-        let mut bed = lock(&self.bed);
-        self.sleepers.0.fetch_add(1, Ordering::SeqCst);
-        while idle() {
-            bed = self.wake.wait(bed).unwrap_or_else(PoisonError::into_inner);
-        }
-        self.sleepers.0.fetch_sub(1, Ordering::SeqCst);
+        self.board.sleep(seen);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn counts(pool: &Pool, parts: usize) -> Vec<usize> {
         let counts: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();

@@ -3,7 +3,9 @@
 //! Widening is exact, narrowing rounds to nearest, ties to even; a NaN stays a NaN and keeps its sign.
 //! The results have the same bits for every instruction set.
 
-use crate::common::isa::{Isa, Level};
+use crate::common::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::common::isa::Level;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 

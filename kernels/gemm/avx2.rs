@@ -152,6 +152,7 @@ impl Family for Avx2 {
     type Fp8 = Fp8<true>;
     type Fp8Finite = Fp8<false>;
     type Fp4 = Fp4;
+    type Int8 = Int8;
 }
 
 /// Upper halves of 32-bit lanes.
@@ -256,6 +257,30 @@ unsafe impl Decode<Avx2> for PlainF16 {
     unsafe fn decode(codes: *const u8, _: *const u8, _: &mut ()) -> Self::Block {
         // SAFETY: features and pointer by the caller.
         unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(codes.cast()))] }
+    }
+    #[inline(always)]
+    unsafe fn permute(source: *const f32, target: *mut f32) {
+        // SAFETY: features and pointers by the caller.
+        unsafe { _mm256_storeu_ps(target, _mm256_loadu_ps(source)) }
+    }
+}
+
+/// INT8, natural order, its row's scale on the sum.
+pub(super) struct Int8;
+
+// SAFETY: AVX2 only; touches the documented sizes.
+unsafe impl Decode<Avx2> for Int8 {
+    const STEP: usize = 8;
+    const CODE_BYTES: usize = 8;
+    const SCALE_BYTES: usize = 0;
+    const PAIRED: bool = false;
+    type Block = [__m256; 1];
+    unwatched!();
+
+    #[inline(always)]
+    unsafe fn decode(codes: *const u8, _: *const u8, _: &mut ()) -> Self::Block {
+        // SAFETY: features and pointer by the caller.
+        unsafe { [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(codes.cast())))] }
     }
     #[inline(always)]
     unsafe fn permute(source: *const f32, target: *mut f32) {

@@ -120,6 +120,7 @@ impl Family for Avx512 {
     type Fp8 = Fp8<true>;
     type Fp8Finite = Fp8<false>;
     type Fp4 = Fp4;
+    type Int8 = Int8;
 }
 
 /// Upper halves of 32-bit lanes.
@@ -205,6 +206,30 @@ unsafe impl Decode<Avx512> for PlainF16 {
     unsafe fn decode(codes: *const u8, _: *const u8, _: &mut ()) -> Self::Block {
         // SAFETY: features and pointer by the caller.
         unsafe { [_mm512_cvtph_ps(_mm256_loadu_si256(codes.cast()))] }
+    }
+    #[inline(always)]
+    unsafe fn permute(source: *const f32, target: *mut f32) {
+        // SAFETY: features and pointers by the caller.
+        unsafe { _mm512_storeu_ps(target, _mm512_loadu_ps(source)) }
+    }
+}
+
+/// INT8, natural order, its row's scale on the sum.
+pub(super) struct Int8;
+
+// SAFETY: AVX-512 F only; touches the documented sizes.
+unsafe impl Decode<Avx512> for Int8 {
+    const STEP: usize = 16;
+    const CODE_BYTES: usize = 16;
+    const SCALE_BYTES: usize = 0;
+    const PAIRED: bool = false;
+    type Block = [__m512; 1];
+    unwatched!();
+
+    #[inline(always)]
+    unsafe fn decode(codes: *const u8, _: *const u8, _: &mut ()) -> Self::Block {
+        // SAFETY: features and pointer by the caller.
+        unsafe { [_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(codes.cast())))] }
     }
     #[inline(always)]
     unsafe fn permute(source: *const f32, target: *mut f32) {

@@ -128,7 +128,7 @@ impl Case {
             Encoding::F16 => (0..bytes / 2)
                 .flat_map(|_| half::f16::from_f32(random.gauss() / 16.0).to_le_bytes())
                 .collect(),
-            Encoding::Fp8 { .. } | Encoding::Fp4 => {
+            Encoding::Fp8 { .. } | Encoding::Fp4 | Encoding::Int8 => {
                 (0..bytes).map(|_| random.bits() as u8).collect()
             }
         };
@@ -144,13 +144,30 @@ impl Case {
         if (self.encoding, self.fill) == (Encoding::Fp4, Fill::Tiny) {
             codes.iter_mut().for_each(|code| *code &= 0x99);
         }
+        if (self.encoding, self.fill) == (Encoding::Int8, Fill::Tiny) {
+            codes.iter_mut().for_each(|code| *code = (*code & 1).wrapping_neg() | *code & 2);
+        }
         let scale = |random: &mut Random| match self.fill {
             Fill::Wide => 87 + random.below(81) as u8,
             _ => 118 + random.below(3) as u8,
         };
         let count = self.encoding.scale_bytes(rows, self.cols);
-        let scales = (0..count).map(|_| scale(random)).collect();
+        let scales = match self.encoding {
+            Encoding::Int8 => {
+                (0..rows).flat_map(|_| self.row_scale(random).to_le_bytes()).collect()
+            }
+            _ => (0..count).map(|_| scale(random)).collect(),
+        };
         OwnedSegment { rows, codes, scales, encoding: self.encoding }
+    }
+
+    /// A scale of INT8 codes, of any mantissa.
+    fn row_scale(&self, random: &mut Random) -> f32 {
+        let power = match self.fill {
+            Fill::Wide => random.below(81) as i32 - 40,
+            _ => -8 - random.below(3) as i32,
+        };
+        (1.0 + random.below(1 << 20) as f32 / (1 << 20) as f32) * 2f32.powi(power)
     }
 
     /// What the oracle says, `[rows, outputs]`, and the sum of the products' magnitudes, by which
@@ -183,13 +200,14 @@ fn bf16(value: f32) -> f32 {
 }
 
 /// All encodings a weight may have, with the usual and an unusual FP8 block.
-pub const ENCODINGS: [Encoding; 6] = [
+pub const ENCODINGS: [Encoding; 7] = [
     Encoding::F32,
     Encoding::Bf16,
     Encoding::F16,
     Encoding::Fp8 { rows: 128, cols: 128 },
     Encoding::Fp8 { rows: 32, cols: 32 },
     Encoding::Fp4,
+    Encoding::Int8,
 ];
 
 /// The table.

@@ -9,6 +9,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod body;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod plan;
 mod scalar;
 mod simd;
@@ -22,4 +24,4 @@ pub mod oracle;
 mod tests;
 
 pub use plan::{RowGroups, matmul};
-pub use weight::{COLS_MAX, Encoding, FP4_COLS, Segment, WeightView, finite};
+pub use weight::{COLS_MAX, Encoding, FP4_COLS, FiniteNotes, Segment, WeightView};

@@ -67,6 +67,10 @@ fn number(segment: &Segment<'_>, cols: usize, row: usize, k: usize) -> f64 {
             let nibble = if k.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
             e2m1(nibble) * e8m0(segment.scales[row * cols.div_ceil(32) + k / 32])
         }
+        Encoding::Int8 => {
+            let scale = [0, 1, 2, 3].map(|byte| segment.scales[4 * row + byte]);
+            f64::from(codes[at] as i8) * f64::from(f32::from_le_bytes(scale))
+        }
     }
 }
 

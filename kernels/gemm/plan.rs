@@ -1,7 +1,7 @@
 //! Cuts a matmul into tasks and hands them to the pool.
 
-use super::task::{self, Operands, RowSet, TASK_COLS_MAX, task_rows_max};
-use super::weight::{Segment, WeightView};
+use super::task::{self, Operands, Part, RowSet, TASK_COLS_MAX, task_rows_max};
+use super::weight::{NOTED_ROWS, WeightView};
 use crate::common::isa::{Isa, Level};
 use crate::common::pool::Pool;
 use crate::common::rows::{RealRows, RealRowsMut};
@@ -23,6 +23,7 @@ const TASKS_PER_THREAD: usize = 4;
 
 /// Fewest weight rows in a task: permuting `x` must stay small beside multiplying.
 const TASK_COLS_MIN: usize = 8;
+const _: () = assert!(TASK_COLS_MIN.is_multiple_of(NOTED_ROWS));
 
 /// Multiply-adds below which waking other threads costs more than it gains.
 const SERIAL_MAX: usize = 1 << 16;
@@ -48,14 +49,14 @@ pub fn matmul(
     assert_eq!(out.width(), weight.rows(), "matmul: width of out");
     assert_eq!(x.rows(), out.rows(), "matmul: rows");
     let cut = Cut::new(pool.threads(), weight, groups, x.rows());
-    let operands = Operands { isa, x, out, cols: weight.cols(), finite: weight.is_known_finite() };
+    let operands = Operands { isa, x, out, cols: weight.cols() };
     let run = |index: usize| {
         let (group, rows, outputs) = cut.task(index);
+        let finite = weight.finite(group, outputs.clone());
+        let part = Part { segments: weight.group(group), rows, outputs, finite };
         // SAFETY: tasks cover disjoint elements of `out`, and by the contract of the views only this
         // call writes them.
-        scratch::with(|block| unsafe {
-            run_on(isa, &operands, weight.group(group), rows, outputs, block)
-        });
+        scratch::with(|block| unsafe { run_on(isa, &operands, part, block) });
     };
     if cut.live_rows * weight.rows() * weight.cols() < SERIAL_MAX {
         (0..cut.tasks).for_each(run);
@@ -65,50 +66,40 @@ pub fn matmul(
 }
 
 /// Picks the code for the instruction set.
-unsafe fn run_on(
-    isa: Isa,
-    operands: &Operands,
-    segments: &[Segment<'_>],
-    rows: RowSet,
-    outputs: Range<usize>,
-    block: &mut [f32],
-) {
+unsafe fn run_on(isa: Isa, operands: &Operands, part: Part<'_>, block: &mut [f32]) {
     // SAFETY: an `Isa` proves the features; outputs are exclusive by the caller.
     unsafe {
         match isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => run_avx512(operands, segments, rows, outputs, block),
+            Level::Avx512 => run_avx512(operands, part, block),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => run_avx2(operands, segments, rows, outputs, block),
-            _ => task::run::<super::scalar::Scalar>(operands, segments, rows, outputs, block),
+            Level::Avx2 => run_avx2(operands, part, block),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => run_neon(operands, part, block),
+            _ => task::run::<super::scalar::Scalar>(operands, part, block),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn run_avx512(
-    operands: &Operands,
-    segments: &[Segment<'_>],
-    rows: RowSet,
-    outputs: Range<usize>,
-    block: &mut [f32],
-) {
+unsafe fn run_avx512(operands: &Operands, part: Part<'_>, block: &mut [f32]) {
     // SAFETY: the features are enabled here; outputs are exclusive by the caller.
-    unsafe { task::run::<super::avx512::Avx512>(operands, segments, rows, outputs, block) }
+    unsafe { task::run::<super::avx512::Avx512>(operands, part, block) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run_avx2(
-    operands: &Operands,
-    segments: &[Segment<'_>],
-    rows: RowSet,
-    outputs: Range<usize>,
-    block: &mut [f32],
-) {
+unsafe fn run_avx2(operands: &Operands, part: Part<'_>, block: &mut [f32]) {
     // SAFETY: the features are enabled here; outputs are exclusive by the caller.
-    unsafe { task::run::<super::avx2::Avx2>(operands, segments, rows, outputs, block) }
+    unsafe { task::run::<super::avx2::Avx2>(operands, part, block) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+unsafe fn run_neon(operands: &Operands, part: Part<'_>, block: &mut [f32]) {
+    // SAFETY: the feature is enabled here; outputs are exclusive by the caller.
+    unsafe { task::run::<super::neon::Neon>(operands, part, block) }
 }
 
 /// How a matmul is cut: per group blocks of rows times blocks of outputs.

@@ -97,6 +97,7 @@ impl Family for Scalar {
     type Fp8 = Fp8;
     type Fp8Finite = Fp8;
     type Fp4 = Fp4;
+    type Int8 = Int8;
 }
 
 /// Decoders whose step is eight columns of one plain or byte-wide code.
@@ -141,6 +142,7 @@ natural!(PlainF32, "Binary32.", 4, f32::from_le_bytes);
 natural!(PlainBf16, "bf16.", 2, |code| bf16::from_le_bytes(code).to_f32());
 natural!(PlainF16, "Binary16.", 2, |code| f16::from_le_bytes(code).to_f32());
 natural!(Fp8, "E4M3, its scales folded into `x`.", 1, |[code]: [u8; 1]| E4M3[code as usize]);
+natural!(Int8, "INT8, its row's scale on the sum.", 1, |code| f32::from(i8::from_le_bytes(code)));
 
 /// E2M1 with a scale per 32 columns.
 pub(super) struct Fp4;

@@ -66,6 +66,8 @@ pub(super) trait Family: Simd {
     type Fp8Finite: Decode<Self>;
     /// E2M1 with row scales.
     type Fp4: Decode<Self>;
+    /// INT8, without its row's scale.
+    type Int8: Decode<Self>;
 }
 
 /// What all tasks of a matmul share.
@@ -74,7 +76,14 @@ pub(super) struct Operands {
     pub x: RealRows,
     pub out: RealRowsMut,
     pub cols: usize,
-    /// No FP8 code is NaN.
+}
+
+/// What one task multiplies: `rows` with weight rows `outputs` of a group made of `segments`.
+pub(super) struct Part<'a> {
+    pub segments: &'a [Segment<'a>],
+    pub rows: RowSet,
+    pub outputs: Range<usize>,
+    /// No FP8 code of these weight rows is NaN.
     pub finite: bool,
 }
 
@@ -86,19 +95,13 @@ pub(super) struct RowSet {
     pub count: usize,
 }
 
-/// Multiplies the rows `rows` with weight rows `outputs` of a group made of `segments`, using this
-/// thread's scratch `block`.
+/// Multiplies what `part` says, using this thread's scratch `block`.
 ///
 /// # Safety
 /// Processor features of `S`; nobody else uses these elements of the output.
 #[inline(always)]
-pub(super) unsafe fn run<S: Family>(
-    operands: &Operands,
-    segments: &[Segment<'_>],
-    rows: RowSet,
-    outputs: Range<usize>,
-    block: &mut [f32],
-) {
+pub(super) unsafe fn run<S: Family>(operands: &Operands, part: Part<'_>, block: &mut [f32]) {
+    let Part { segments, rows, outputs, finite } = part;
     let mut start = 0;
     for segment in segments {
         let (from, to) = (outputs.start.max(start), outputs.end.min(start + segment.rows));
@@ -111,11 +114,12 @@ pub(super) unsafe fn run<S: Family>(
                     Encoding::F32 => run_segment::<S, S::F32>(&place, inside, block),
                     Encoding::Bf16 => run_segment::<S, S::Bf16>(&place, inside, block),
                     Encoding::F16 => run_segment::<S, S::F16>(&place, inside, block),
-                    Encoding::Fp8 { .. } if operands.finite => {
+                    Encoding::Fp8 { .. } if finite => {
                         run_segment::<S, S::Fp8Finite>(&place, inside, block);
                     }
                     Encoding::Fp8 { .. } => run_segment::<S, S::Fp8>(&place, inside, block),
                     Encoding::Fp4 => run_segment::<S, S::Fp4>(&place, inside, block),
+                    Encoding::Int8 => run_segment::<S, S::Int8>(&place, inside, block),
                 }
             }
         }
@@ -356,6 +360,12 @@ unsafe fn finish<S: Family, D: Decode<S>>(
 ) {
     for i in 0..place.rows.count {
         let values = &mut room.out[i * TASK_COLS_MAX..][..inside.len()];
+        if place.segment.encoding == Encoding::Int8 {
+            let scales = place.segment.scales[4 * inside.start..].as_chunks().0;
+            for (value, scale) in values.iter_mut().zip(scales) {
+                *value *= f32::from_le_bytes(*scale);
+            }
+        }
         for value in values.iter_mut() {
             let sum = *value * D::OUT_FACTOR;
             *value = if sum.is_nan() { f32::NAN } else { sum };

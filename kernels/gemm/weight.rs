@@ -4,6 +4,9 @@
 //! Sizes are checked once, when the view is made; the kernels check nothing. No alignment is assumed
 //! of any slice.
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicU8, Ordering};
+
 /// How the numbers of a segment are stored. Columns (inputs) are contiguous in every encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoding {
@@ -22,6 +25,8 @@ pub enum Encoding {
     },
     /// Two E2M1 codes per byte, even column in the low nibble; one E8M0 scale per row and 32 columns.
     Fp4,
+    /// One signed byte per number; one little-endian binary32 scale per row.
+    Int8,
 }
 
 /// Columns that share a scale in [`Encoding::Fp4`].
@@ -36,7 +41,7 @@ impl Encoding {
         match self {
             Encoding::F32 => cols * 4,
             Encoding::Bf16 | Encoding::F16 => cols * 2,
-            Encoding::Fp8 { .. } => cols,
+            Encoding::Fp8 { .. } | Encoding::Int8 => cols,
             Encoding::Fp4 => cols.div_ceil(2),
         }
     }
@@ -49,6 +54,7 @@ impl Encoding {
                 rows.div_ceil(block_rows as usize) * cols.div_ceil(block_cols as usize)
             }
             Encoding::Fp4 => rows * cols.div_ceil(FP4_COLS),
+            Encoding::Int8 => rows * 4,
         }
     }
 }
@@ -60,7 +66,7 @@ pub struct Segment<'a> {
     pub rows: usize,
     /// `rows` rows of codes, back to back.
     pub codes: &'a [u8],
-    /// E8M0 scales, row-major; empty for plain encodings.
+    /// Scales, row-major; empty for plain encodings.
     pub scales: &'a [u8],
     /// How codes and scales are read.
     pub encoding: Encoding,
@@ -74,7 +80,7 @@ pub struct WeightView<'a> {
     rows: usize,
     groups: usize,
     segments: &'a [Segment<'a>],
-    finite: bool,
+    notes: Option<&'a FiniteNotes>,
 }
 
 impl<'a> WeightView<'a> {
@@ -106,19 +112,52 @@ impl<'a> WeightView<'a> {
             }
             group.iter().try_for_each(|segment| check(segment, cols))?;
         }
-        Ok(WeightView { cols, rows, groups, segments, finite: false })
+        Ok(WeightView { cols, rows, groups, segments, notes: None })
     }
 
-    /// The same view, the caller having checked with [`finite`] that no FP8 code is NaN. Kernels then
-    /// do not look for NaN codes; one that is there after all counts as 480. Other encodings have
-    /// their NaNs for free and do not care.
-    pub fn known_finite(self) -> WeightView<'a> {
-        WeightView { finite: true, ..self }
+    /// The same view with a place for what is found out about its FP8 codes: rows that were seen to
+    /// hold no NaN code need no further look (a seventh of the work on AVX2). The codes must not
+    /// change as long as the notes are used.
+    ///
+    /// # Panics
+    /// If the notes were made for a weight of other sizes.
+    pub fn noting(self, notes: &'a FiniteNotes) -> WeightView<'a> {
+        assert_eq!(notes.0.len(), self.groups * self.rows.div_ceil(NOTED_ROWS));
+        WeightView { notes: Some(notes), ..self }
     }
 
-    /// Whether the caller knows that no FP8 code is NaN.
-    pub fn is_known_finite(&self) -> bool {
-        self.finite
+    /// Whether rows `outputs` of a group, whose first is a multiple of [`NOTED_ROWS`], are noted to
+    /// hold no FP8 code that is NaN; looks where nothing is noted yet.
+    pub(super) fn finite(&self, group: usize, outputs: Range<usize>) -> bool {
+        let Some(FiniteNotes(notes)) = self.notes else { return false };
+        let units = self.rows.div_ceil(NOTED_ROWS);
+        (outputs.start / NOTED_ROWS..outputs.end.div_ceil(NOTED_ROWS)).all(|unit| {
+            let note = &notes[group * units + unit];
+            match note.load(Ordering::Relaxed) {
+                UNSEEN => {
+                    let rows = unit * NOTED_ROWS..self.rows.min((unit + 1) * NOTED_ROWS);
+                    let finite = self.look(group, rows);
+                    // Whoever looks finds the same.
+                    note.store(if finite { FINITE } else { NOT_FINITE }, Ordering::Relaxed);
+                    finite
+                }
+                note => note == FINITE,
+            }
+        })
+    }
+
+    /// Reads the FP8 codes of some rows of a group.
+    #[cold]
+    fn look(&self, group: usize, rows: Range<usize>) -> bool {
+        let mut start = 0;
+        self.group(group).iter().all(|segment| {
+            let (from, to) = (rows.start.max(start), rows.end.min(start + segment.rows));
+            let inside = from.saturating_sub(start)..to.saturating_sub(start);
+            start += segment.rows;
+            let fp8 = matches!(segment.encoding, Encoding::Fp8 { .. });
+            !fp8 || from >= to
+                || finite(&segment.codes[inside.start * self.cols..inside.end * self.cols])
+        })
     }
 
     /// Inputs of the matmul: columns of every matrix.
@@ -152,6 +191,27 @@ impl<'a> WeightView<'a> {
     }
 }
 
+/// Rows that share a note: no task of a matmul covers fewer.
+pub(super) const NOTED_ROWS: usize = 8;
+
+const UNSEEN: u8 = 0;
+const FINITE: u8 = 1;
+const NOT_FINITE: u8 = 2;
+
+/// What was found out about the FP8 codes of one weight: for every eight rows of every group whether
+/// one of them is NaN. Empty at first: opening a model reads no codes.
+#[derive(Debug)]
+pub struct FiniteNotes(Box<[AtomicU8]>);
+
+impl FiniteNotes {
+    /// Notes for `groups` matrices of `rows` rows; a byte per eight rows.
+    pub fn new(groups: usize, rows: usize) -> FiniteNotes {
+        FiniteNotes(
+            (0..groups * rows.div_ceil(NOTED_ROWS)).map(|_| AtomicU8::new(UNSEEN)).collect(),
+        )
+    }
+}
+
 fn check(segment: &Segment<'_>, cols: usize) -> Result<(), String> {
     let Segment { rows, encoding, .. } = *segment;
     if let Encoding::Fp8 { rows: 0, .. } | Encoding::Fp8 { cols: 0, .. } = encoding {
@@ -171,8 +231,8 @@ fn check(segment: &Segment<'_>, cols: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether no E4M3 code is NaN: what [`WeightView::known_finite`] claims. Reads at memory speed.
-pub fn finite(codes: &[u8]) -> bool {
+/// Whether no E4M3 code is NaN.
+fn finite(codes: &[u8]) -> bool {
     // Largest code as unsigned and as signed: one of them is a NaN code if any is there.
     let most = codes.iter().fold((0u8, i8::MIN), |(unsigned, signed), &code| {
         (unsigned.max(code), signed.max(code as i8))
@@ -195,6 +255,36 @@ mod tests {
                 assert!(!finite(&codes));
             }
         }
+    }
+
+    #[test]
+    fn notes_are_of_eight_rows_and_looked_up_once() {
+        let encoding = Encoding::Fp8 { rows: 128, cols: 128 };
+        let clean = [1u8; 2 * 20 * 10];
+        let mut dirty = clean;
+        // Row 9 of group 1: its second eight rows.
+        dirty[(20 + 9) * 10 + 3] = 0x7f;
+        let cut = |codes| {
+            let segment = |first: usize, rows| {
+                let codes: &[u8] = codes;
+                let codes = &codes[first * 10..(first + rows) * 10];
+                Segment { rows, codes, scales: &[127], encoding }
+            };
+            [segment(0, 13), segment(13, 7), segment(20, 13), segment(33, 7)]
+        };
+        let (clean, dirty) = (cut(&clean), cut(&dirty));
+        let notes = FiniteNotes::new(2, 20);
+        let view = |segments| WeightView::new(10, 2, segments).expect("sizes fit");
+        assert!(!view(&clean).finite(0, 0..20), "nothing is known without notes");
+        let looked = |segments| {
+            let view = view(segments).noting(&notes);
+            let rows = [0..8, 8..16, 16..20, 0..20];
+            (0..2).flat_map(|group| rows.clone().map(|rows| view.finite(group, rows))).collect()
+        };
+        let first: Vec<bool> = looked(&dirty);
+        assert_eq!(first, [true, true, true, true, true, false, true, false]);
+        let again: Vec<bool> = looked(&clean);
+        assert_eq!(again, first);
     }
 
     #[test]

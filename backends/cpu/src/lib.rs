@@ -12,8 +12,10 @@ mod machine;
 mod memory;
 mod plan;
 mod queue;
+mod ranks;
 mod record;
 mod table;
 mod weight;
 
 pub use device::CpuBackend;
+pub use ranks::ranks;

@@ -6,7 +6,8 @@
 use hal::Op;
 
 use crate::record::{
-    Record, Scope, attend, compress, convert, gemm, index, map, moe, no_workspace, rows, stream,
+    Record, Scope, attend, collective, compress, convert, gemm, index, map, moe, no_workspace,
+    rows, stream,
 };
 
 /// One way to run an op.
@@ -79,6 +80,10 @@ static TABLE: &[Entry] = &[
         workspace_bytes: index::select_workspace_bytes,
         record: index::select,
     },
+    plain("all_reduce", "all_reduce", collective::fits, collective::record),
+    plain("all_gather", "all_gather", collective::fits, collective::record),
+    plain("reduce_scatter", "reduce_scatter", collective::fits, collective::record),
+    plain("all_to_all", "all_to_all", collective::fits, collective::record),
 ];
 
 /// The entry that runs `op`, if any.

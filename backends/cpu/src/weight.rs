@@ -8,7 +8,7 @@ use hal::{
     DType, Encoding, Error, RawWeight, Result, SharedBytes, Weight, WeightPart, WeightSource,
     WeightSpec, WeightSupport,
 };
-use kernels::gemm::{self, Segment, WeightView};
+use kernels::gemm::{self, FiniteNotes, Segment, WeightView};
 
 use crate::memory::{CpuBuffer, Ledger};
 
@@ -23,6 +23,8 @@ pub(crate) struct CpuWeight {
     view: WeightView<'static>,
     /// What `view` points into. Never touched after construction.
     _segments: Box<[Segment<'static>]>,
+    /// As `_segments`; FP8 weights have them.
+    _notes: Option<Box<FiniteNotes>>,
     _owners: Vec<Owner>,
     size_bytes: u64,
 }
@@ -78,6 +80,7 @@ fn encoding_of(encoding: Encoding) -> Option<gemm::Encoding> {
             gemm::Encoding::Fp8 { rows: u32::from(rows), cols: u32::from(cols) }
         }
         Encoding::Fp4Block { cols } if usize::from(cols) == gemm::FP4_COLS => gemm::Encoding::Fp4,
+        Encoding::Int8Row => gemm::Encoding::Int8,
         _ => return None,
     })
 }
@@ -109,8 +112,15 @@ pub(crate) fn load(source: &mut dyn WeightSource, ledger: &Arc<Ledger>) -> Resul
         unsafe { std::slice::from_raw_parts(segments.as_ptr(), segments.len()) };
     let view = WeightView::new(spec.cols as usize, spec.groups as usize, lasting)
         .map_err(|reason| Error::invalid(format!("{}: {reason}", spec.name)))?;
+    let notes = matches!(spec.encoding, Encoding::Fp8Block { .. })
+        .then(|| Box::new(FiniteNotes::new(spec.groups as usize, spec.rows as usize)));
+    let view = match &notes {
+        // SAFETY: the notes stay in their box as long as the weight lives.
+        Some(notes) => view.noting(unsafe { &*std::ptr::from_ref::<FiniteNotes>(notes) }),
+        None => view,
+    };
     let size_bytes = spec.size_bytes();
-    let raw = CpuWeight { view, _segments: segments, _owners: owners, size_bytes };
+    let raw = CpuWeight { view, _segments: segments, _notes: notes, _owners: owners, size_bytes };
     let stored = spec.encoding;
     Ok(Weight::new(Arc::new(raw), spec, stored))
 }

@@ -280,7 +280,6 @@ fn a_segment_may_span_groups_whose_rows_cut_scale_blocks() {
 fn unreadable_encodings_are_refused_with_a_reason() {
     let bench = Bench::new(&[]);
     for spec in [
-        spec(1, 8, 64, Encoding::Int8Row),
         spec(1, 8, 64, Encoding::Fp4Block { cols: 16 }),
         spec(1, 8, 33, Encoding::Fp4Block { cols: 32 }),
     ] {

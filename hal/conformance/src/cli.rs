@@ -9,7 +9,8 @@ use crate::{Expectations, Settings, Suite, run_on};
 const USAGE: &str = "\
 usage: hadal-conformance DEVICE [--suite NAME]... [--filter TEXT] [--coverage]
 
-DEVICE is a device name, such as cpu or cuda:0. Suites: device ops rows lower program weights.";
+DEVICE is a device name, such as cpu or cuda:0. Suites: device ops rows lower program weights
+collectives.";
 
 struct Arguments {
     device: String,
@@ -71,7 +72,7 @@ pub fn main(
         }
     };
     let Arguments { suites, filter, coverage, .. } = arguments;
-    let settings = Settings { suites, filter, lost: None };
+    let settings = Settings { suites, filter, ..Settings::default() };
     let report = run_on(&device, &settings, &expectations(device.info().backend));
     if coverage {
         println!("{}", report.coverage());

@@ -7,11 +7,11 @@
 //! report.assert_green();
 //! ```
 //!
-//! Six suites: [`Suite::Device`] (memory, transfers, order, points, drops in flight, loss),
+//! Seven suites: [`Suite::Device`] (memory, transfers, order, points, drops in flight, loss),
 //! [`Suite::Ops`] (every case of every op against its f64 definition), [`Suite::Rows`] (a row's bits
 //! do not depend on the rows beside it), [`Suite::Lower`] (fused ops against what they lower to),
 //! [`Suite::Program`] (a small whole step: eager = replay, padded = exact), [`Suite::Weights`] (every
-//! encoding, segments, groups).
+//! encoding, segments, groups), [`Suite::Collectives`] (ranks that act together).
 //!
 //! What a backend cannot do is written down in [`Expectations`], each entry with its reason; an
 //! expected failure that passes is a failure. Skips are counted and printed. A suite that ran nothing
@@ -29,6 +29,7 @@ mod suite;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use hal::op::Communicator;
 use hal::{Backend, Device, OpenOptions, Queue, Result};
 
 pub use bed::Bed;
@@ -50,12 +51,21 @@ pub enum Suite {
     Program,
     /// Every encoding, odd sizes, segments, groups.
     Weights,
+    /// One rank, and as many as [`Settings::ranks`] gives.
+    Collectives,
 }
 
 impl Suite {
     /// All of them.
-    pub const ALL: [Suite; 6] =
-        [Suite::Device, Suite::Ops, Suite::Rows, Suite::Lower, Suite::Program, Suite::Weights];
+    pub const ALL: [Suite; 7] = [
+        Suite::Device,
+        Suite::Ops,
+        Suite::Rows,
+        Suite::Lower,
+        Suite::Program,
+        Suite::Weights,
+        Suite::Collectives,
+    ];
 
     /// First part of the ids of its checks.
     pub fn name(self) -> &'static str {
@@ -66,6 +76,7 @@ impl Suite {
             Suite::Lower => "lower",
             Suite::Program => "program",
             Suite::Weights => "weights",
+            Suite::Collectives => "collectives",
         }
     }
 
@@ -79,6 +90,9 @@ impl Suite {
 /// There is no portable way to lose a device, so its author supplies one.
 pub type LostDevice<'a> = &'a dyn Fn() -> Result<(Arc<dyn Device>, Arc<dyn Queue>)>;
 
+/// Gives devices that act together: as many as asked for, each with its communicator, by rank.
+pub type Ranks<'a> = &'a dyn Fn(u32) -> Result<Vec<(Arc<dyn Device>, Arc<dyn Communicator>)>>;
+
 /// What is run.
 #[derive(Clone)]
 pub struct Settings<'a> {
@@ -88,12 +102,14 @@ pub struct Settings<'a> {
     pub filter: String,
     /// How to lose a device; without it the check of sticky loss is skipped.
     pub lost: Option<LostDevice<'a>>,
+    /// How to get several ranks; without it collectives of more than one rank are skipped.
+    pub ranks: Option<Ranks<'a>>,
 }
 
 impl Default for Settings<'_> {
-    /// Everything, but no way to lose a device.
+    /// Everything, but no way to lose a device and none to get several.
     fn default() -> Self {
-        Settings { suites: Suite::ALL.to_vec(), filter: String::new(), lost: None }
+        Settings { suites: Suite::ALL.to_vec(), filter: String::new(), lost: None, ranks: None }
     }
 }
 

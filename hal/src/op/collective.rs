@@ -1,8 +1,10 @@
 //! Collectives: members of the op vocabulary, so that a plan can contain them.
 //!
-//! A device that has a native collective lists it. Everywhere else only the communicator of one rank
-//! works, where every collective is a copy; a larger one is refused by name when the model opens.
+//! A device that has a native collective lists it, for the communicators it knows. Everywhere else only
+//! the communicator of one rank works, where every collective is a copy; a larger one is refused by
+//! name when the model opens.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,8 +13,11 @@ use crate::error::{Error, Result};
 use crate::program::Builder;
 use crate::tensor::Tensor;
 
-/// A group of devices that act together.
-pub trait Communicator: Send + Sync + fmt::Debug {
+/// A group of devices that act together, as one of them sees it.
+///
+/// How the devices reach each other is their backend's: it makes the communicators and knows its own
+/// again by type (`Any`). All ranks issue the same collectives in the same order.
+pub trait Communicator: Any + Send + Sync + fmt::Debug {
     /// This device's place, `0..size`.
     fn rank(&self) -> u32;
     /// Number of devices.

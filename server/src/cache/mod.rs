@@ -172,7 +172,7 @@ impl Cache {
             let id = self.attach(header.namespace, parent, header.base, &header.tokens);
             let node = self.nodes.get_mut(&id).expect("attached above");
             node.used = age as u64;
-            node.file = Some((name.clone(), bytes));
+            node.file = Some((name, bytes));
             self.file_bytes += bytes;
             by_name.insert(name, id);
         }
@@ -232,7 +232,7 @@ impl Cache {
         for id in &hit.chain {
             if let Some(node) = self.nodes.get_mut(id) {
                 node.used = self.uses;
-                names.extend(node.file.as_ref().map(|(name, _)| name.clone()));
+                names.extend(node.file.as_ref().map(|(name, _)| *name));
             }
         }
         if let Some(disk) = &self.disk {
@@ -250,7 +250,7 @@ impl Cache {
         let Some(disk) = &self.disk else { return };
         let missing = hit.chain.iter().filter_map(|id| {
             let node = self.nodes.get(id).filter(|node| node.memory.is_none())?;
-            Some((*id, node.file.as_ref()?.0.clone()))
+            Some((*id, node.file.as_ref()?.0))
         });
         disk.load(ticket, missing.collect());
     }
@@ -331,7 +331,7 @@ impl Cache {
         let node = &self.nodes[&id];
         let parent = match node.parent.map(|parent| &self.nodes[&parent].file) {
             None => None,
-            Some(Some((name, _))) => Some(name.clone()),
+            Some(Some((name, _))) => Some(*name),
             Some(None) => return,
         };
         let header = disk::Header {
@@ -349,7 +349,7 @@ impl Cache {
         if !whole || self.file_bytes + bytes > disk.bytes_max() {
             return;
         }
-        if disk.store(id, name.clone(), header, Arc::clone(snapshot)) {
+        if disk.store(id, name, header, Arc::clone(snapshot)) {
             self.nodes.get_mut(&id).expect("it was just attached").file = Some((name, bytes));
             self.file_bytes += bytes;
         }
@@ -423,7 +423,7 @@ impl Cache {
 
     fn forget_file(&self, name: &disk::Name) {
         if let Some(disk) = &self.disk {
-            disk.remove(name.clone());
+            disk.remove(*name);
         }
     }
 

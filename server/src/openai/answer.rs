@@ -92,7 +92,10 @@ fn entries(logprobs: &[Logprob], thinks: bool) -> Value {
 }
 
 fn entry(logprob: &Logprob) -> Value {
-    let one = |bytes: &[u8], value: f32| json!({"token": String::from_utf8_lossy(bytes), "logprob": value, "bytes": bytes});
+    let one = |bytes: &[u8], value: f32| {
+        let token = String::from_utf8_lossy(bytes);
+        json!({"token": token, "logprob": value, "bytes": bytes})
+    };
     let mut value = one(&logprob.bytes, logprob.value);
     let top = logprob.top.iter().map(|(bytes, value)| one(bytes, *value));
     value["top_logprobs"] = top.collect();

@@ -169,13 +169,16 @@ impl Core {
                 self.queue.push_back(*entry);
             }
         }
-        self.queue.extend(self.loading.drain(..).map(|loading| loading.entry));
+        for Loading { entry, pages, .. } in self.loading.drain(..) {
+            self.promised -= pages;
+            self.queue.push_back(entry);
+        }
         self.refuse_queue(failure);
         for live in self.live.drain(..) {
             shared.counters.failed.add(1);
             live.answer.fail(failure.clone());
+            self.promised -= live.pages;
         }
-        self.promised = 0;
         self.gauge();
     }
 

@@ -240,8 +240,9 @@ impl Drop for Thread {
 /// Starts the worker.
 ///
 /// # Errors
-/// `Request` if the engine's steps have fewer rows than sequences, the tokenizer is another model's, or
-/// an option is out of its range, the cache's folder cannot be used; `Device` if a plan cannot be compiled or a thread cannot be started.
+/// `Request` if the engine's steps have fewer rows than sequences, the tokenizer is another model's, an
+/// option is out of its range, or the cache's folder or a thread cannot be had; `Device` if a plan
+/// cannot be compiled.
 pub fn spawn(
     mut engine: Engine,
     tokenizer: Arc<Tokenizer>,

@@ -5,6 +5,7 @@
 //! is `unreachable!`.
 
 pub(crate) mod attend;
+pub(crate) mod collective;
 pub(crate) mod compress;
 pub(crate) mod convert;
 pub(crate) mod gemm;

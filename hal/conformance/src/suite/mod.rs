@@ -1,5 +1,6 @@
 //! The suites: each lists its checks; nothing runs before [`crate::run_on`] says so.
 
+mod collectives;
 mod device;
 mod lower;
 mod ops;
@@ -60,6 +61,7 @@ pub(crate) fn checks<'a>(
         Suite::Lower => lower::checks(&bed),
         Suite::Program => program::checks(&bed),
         Suite::Weights => weights::checks(&bed),
+        Suite::Collectives => collectives::checks(&bed, settings),
     }
 }
 
