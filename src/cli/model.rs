@@ -135,11 +135,6 @@ struct GenerationConfig {
     top_p: Option<f32>,
 }
 
-/// The context that is opened where none was asked for, of a model that allows `most`.
-pub fn usual_context(most: u32) -> u32 {
-    CONTEXT_USUAL.min(most)
-}
-
 /// Opens a model of `source` on the device `args` name, with `options` for the rest.
 pub fn open(
     source: &Source,
@@ -153,7 +148,7 @@ pub fn open(
     let settings = threads.into_iter().chain(isa).collect();
     let settings = OpenOptions { settings, sink: None };
     let device = registry::registry().open(&args.device, &settings)?;
-    let usual = usual_context(checkpoint.config().context);
+    let usual = CONTEXT_USUAL.min(checkpoint.config().context);
     let context = args.context.or(Some(options.context).filter(|&context| context > 0));
     let options =
         ModelOptions { numerics: numerics(args), context: context.unwrap_or(usual), ..options };

@@ -223,4 +223,5 @@ class OpenCode(Agent):
 del Agent
 
 if __name__ == "__main__":
-    unittest.main(verbosity=2)
+    # Proxies live as long as the program.
+    unittest.main(verbosity=2, warnings="ignore")

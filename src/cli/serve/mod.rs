@@ -34,6 +34,8 @@ pub use options::ServeOptions;
 /// Where the server listens if nothing else is said: this machine only.
 const HOST_USUAL: &str = "127.0.0.1";
 const PORT_USUAL: u16 = 8080;
+/// Context where none was asked for: agents begin with tens of thousands of tokens.
+const CONTEXT_USUAL: u32 = 65_536;
 /// Answers in the making at once.
 const SEQUENCES_USUAL: u32 = 16;
 /// Layers from which on a model is called V4-Pro (V4-Flash has 43).
@@ -151,7 +153,7 @@ fn open(options: &ServeOptions, interrupt: &Interrupt) -> Result<Opened> {
     let grammars = Grammars::new(&tokenizer).map_err(Failure::new)?;
     let names = names(options, config.layers.len());
     let sequences = options.sequences.unwrap_or(SEQUENCES_USUAL);
-    let context = args.context.unwrap_or_else(|| model::usual_context(config.context));
+    let context = args.context.unwrap_or(CONTEXT_USUAL.min(config.context));
     let asked = ModelOptions {
         context,
         sequences,

@@ -44,7 +44,7 @@ pub struct ServeOptions {
     /// Device to run on, as `hadal devices` names it [default: cpu]
     #[arg(long, short, env = "HADAL_DEVICE")]
     pub device: Option<String>,
-    /// Most tokens of prompt and answer together [default: what fits up to 32768]
+    /// Most tokens of prompt and answer together [default: the model's, up to 65536]
     #[arg(long, short, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
     /// Answers in the making at once [default: 16]
