@@ -247,6 +247,44 @@ fn a_sequence_saved_to_disk_continues_in_another_engine() {
 }
 
 #[test]
+fn a_chain_of_cuts_continues_with_the_bits_of_no_cut() {
+    for subject in SUBJECTS {
+        let mut base = base(subject, 8);
+        let ids = base.ids.clone();
+        let mut random = Random(8);
+        for trial in 0..12 {
+            let mut sequence = base.engine.open_sequence().unwrap();
+            let mut chain: Vec<Snapshot> = Vec::new();
+            while (sequence.position() as usize) < 270 && chain.len() < 6 {
+                let first = sequence.position() as usize;
+                let count = 1 + random.below(100.min(280 - first as u64)) as usize;
+                feed(&mut base.engine, &mut sequence, &ids[first..first + count], &[64]);
+                let from = chain.last().map_or(0, |last| last.position);
+                chain.push(base.engine.save_from(&sequence, from).unwrap());
+            }
+            drop(sequence);
+            // Others use the place meanwhile.
+            let other = random_ids(random.next(), 290, base.vocab as u32);
+            let mut strangers: Vec<_> =
+                (0..4).map(|_| base.engine.open_sequence().unwrap()).collect();
+            for stranger in &mut strangers {
+                feed(&mut base.engine, stranger, &other, &[290]);
+            }
+            drop(strangers);
+            let links: Vec<&Snapshot> = chain.iter().collect();
+            let mut restored = base.engine.restore_chain(&links).unwrap();
+            let first = restored.position() as usize;
+            let got = feed(&mut base.engine, &mut restored, &ids[first..], &[9]);
+            base.same(&got, first, &format!("chain of {}, trial {trial}", links.len()));
+            if links.len() > 2 {
+                let gap = [links[0], links[2]];
+                assert!(base.engine.restore_chain(&gap).is_err(), "a chain with a gap");
+            }
+        }
+    }
+}
+
+#[test]
 fn taking_1_to_8_tokens_back_gives_the_bits_of_never_having_fed_them() {
     for subject in SUBJECTS {
         let mut base = base(subject, 6);

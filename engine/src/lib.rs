@@ -11,6 +11,7 @@ pub mod load;
 pub mod model;
 pub mod refusal;
 pub mod sample;
+pub mod schedule;
 pub mod state;
 pub mod text;
 

@@ -31,7 +31,8 @@ pub struct Job {
     pub parse: bool,
 }
 
-/// Whose a job is: a keyed hash of API key and `user_id`, never the text itself.
+/// Whose a job is: a keyed hash of API key and `user_id`, never the text itself. The same after a
+/// restart, or prefixes on disk are not found again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Namespace(pub u64);
 
@@ -68,7 +69,8 @@ pub enum Update {
         /// Tokens fed.
         done: u32,
     },
-    /// A token was drawn, and these events are decided by it (often none or one).
+    /// A token was drawn, and these events are decided by it (often none or one). An end token is
+    /// counted in `usage` but not sent.
     Token {
         /// The token with its log-probabilities, if asked for.
         token: Token,
@@ -79,8 +81,10 @@ pub enum Update {
     },
     /// It ended; `events` flush what was held back.
     Finished {
-        /// Why.
+        /// Why. `Context` if the room left was less than `tokens_max`.
         finish: Finish,
+        /// Which of the job's stop strings was met, by its place in `params.stop`.
+        stop: Option<usize>,
         /// Last text and calls.
         events: Vec<Event>,
         /// What it cost.

@@ -23,6 +23,9 @@ pub enum Command {
     Run(RunArgs),
     /// Talk with the model
     Chat(ChatArgs),
+    /// Serve the model over HTTP with OpenAI's and Anthropic's interfaces
+    #[cfg(feature = "serve")]
+    Serve(super::serve::ServeOptions),
     /// Report a model folder's geometry, storage and size from its headers alone
     Inspect(InspectArgs),
     /// List the devices there are
@@ -43,6 +46,7 @@ pub enum Command {
 
 /// Which arithmetic the model is run with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[cfg_attr(feature = "serve", derive(serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum Numerics {
     /// The quantisation simulation and dtypes of DeepSeek's own inference code
     Served,

@@ -13,7 +13,7 @@ use hal::{Device, Mode, Profile, Queue, QueueKind};
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::limits::{PAGE_TOKENS, ROWS_MAX, SEQUENCES_MAX};
+use crate::limits::{HEAD_ROWS_MAX, PAGE_TOKENS, ROWS_MAX, SEQUENCES_MAX};
 use crate::load::Checkpoint;
 use crate::model::Numerics;
 use crate::model::params;
@@ -237,7 +237,13 @@ impl Engine {
         })
     }
 
-    /// Compiles the plan of a step of `rows` rows and `sequences` sequences ahead of its first use.
+    /// Free slots and free pages.
+    pub fn available(&self) -> (u32, u32) {
+        self.pool.available()
+    }
+
+    /// Compiles the plans of a step of `rows` rows and `sequences` sequences, and of logits for one row and
+    /// for one row of each, ahead of their first use.
     ///
     /// # Errors
     /// `Device`.
@@ -245,7 +251,7 @@ impl Engine {
         let shape = self.shape(rows, sequences);
         self.plans.step(shape)?;
         self.plans.head(1)?;
-        Ok(())
+        self.plans.head(sequences.next_power_of_two().min(HEAD_ROWS_MAX))
     }
 
     /// Feeds every run's tokens to its sequence and returns the wanted logits.

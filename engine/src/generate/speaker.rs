@@ -62,6 +62,16 @@ impl Speaker {
         Ok(())
     }
 
+    /// Whether the next token belongs to reasoning.
+    pub fn reasoning(&self) -> bool {
+        self.stream.reasoning()
+    }
+
+    /// The stop string that was met, by its place in the list.
+    pub fn stopped(&self) -> Option<usize> {
+        self.stops.found()
+    }
+
     fn parse(&mut self, text: &str, events: &mut Vec<Event>) -> Result<bool> {
         let parsed = self.stream.push(text, &mut self.raw);
         parsed.map_err(|error| Error::request(error.to_string()))?;

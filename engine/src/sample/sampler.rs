@@ -61,6 +61,17 @@ impl Sampler {
         Ok(Choice { id, logprob })
     }
 
+    /// The log-probability of `id` by the distribution of `logits`, and in [`Sampler::top`] the `count`
+    /// likeliest: what `logprobs` reports, for a choice that was made from other logits (a grammar's).
+    ///
+    /// # Errors
+    /// `Logits` as [`Sampler::choose`].
+    pub fn describe(&mut self, logits: &[f32], id: u32, count: u32) -> Result<f32, SampleError> {
+        let largest = logits[likeliest(logits)? as usize];
+        self.top.clear();
+        Ok(self.report(logits, largest, id, count as usize))
+    }
+
     /// The likeliest ids of the last choice with their log-probabilities, likeliest first; as many
     /// as `logprobs` asked for.
     pub fn top(&self) -> &[(u32, f32)] {

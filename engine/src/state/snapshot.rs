@@ -1,14 +1,19 @@
 //! The one format of a saved sequence: for RAM, disk and wire. Versioned, checksummed, bounded; rows
 //! in the order of positions, so that it knows no ring lengths, slots or page numbers.
 //!
-//! Layout, little endian: magic · version u32 · identity (length u32, UTF-8) · position u32 · number of
-//! sections u32 · per section rows u32 and row bytes u32 · all rows · CRC-32 of everything before.
+//! What grows with a sequence (its entries) may be left to earlier snapshots of the same tokens: a
+//! snapshot with a `base` above 0 holds the entries from there on, and is restored behind the snapshot
+//! whose position is that base. So cuts along one conversation store every entry once.
+//!
+//! Layout, little endian: magic · version u32 · identity (length u32, UTF-8) · base u32 · position u32 ·
+//! number of sections u32 · per section rows u32 and row bytes u32 · all rows · CRC-32 of everything
+//! before.
 //! A snapshot of another model, other numerics or another arithmetic class is refused by its identity.
 
 use crate::refusal::{Refusal, RefusalKind};
 
 const MAGIC: &[u8; 8] = b"HADALSEQ";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Longest identity string.
 const IDENTITY_BYTES_MAX: u32 = 1 << 10;
 /// Most sections: five per layer.
@@ -23,11 +28,13 @@ pub struct Section {
     pub bytes: Vec<u8>,
 }
 
-/// A sequence at one position, complete.
+/// A sequence at one position: complete if its base is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// Model, numerics and arithmetic class it belongs to.
     pub identity: String,
+    /// Tokens whose entries lie in earlier snapshots.
+    pub base: u32,
     /// Tokens fed.
     pub position: u32,
     /// One per state buffer, in the order of the schedule.
@@ -44,13 +51,21 @@ impl Snapshot {
         self.sections.iter().map(|section| section.bytes.len() as u64).sum()
     }
 
+    /// Bytes of the portable form.
+    pub fn encoded_bytes(&self) -> usize {
+        // Magic, version, identity's length, base, position, number of sections; the checksum.
+        let header = MAGIC.len() + 5 * 4 + self.identity.len() + 8 * self.sections.len();
+        header + self.size_bytes() as usize + 4
+    }
+
     /// The portable form.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.size_bytes() as usize + 4096);
+        let mut out = Vec::with_capacity(self.encoded_bytes());
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&(self.identity.len() as u32).to_le_bytes());
         out.extend_from_slice(self.identity.as_bytes());
+        out.extend_from_slice(&self.base.to_le_bytes());
         out.extend_from_slice(&self.position.to_le_bytes());
         out.extend_from_slice(&(self.sections.len() as u32).to_le_bytes());
         for section in &self.sections {
@@ -91,6 +106,7 @@ impl Snapshot {
         let identity = std::str::from_utf8(reader.take(length as usize)?)
             .map_err(|_| refuse("the snapshot's identity is not UTF-8"))?
             .to_owned();
+        let base = reader.number()?;
         let position = reader.number()?;
         let count = reader.bounded("number of sections", SECTIONS_MAX)?;
         let mut sizes = Vec::with_capacity(count as usize);
@@ -109,7 +125,7 @@ impl Snapshot {
         if !reader.rest.is_empty() {
             return Err(refuse("the snapshot is longer than its sections"));
         }
-        Ok(Snapshot { identity, position, sections })
+        Ok(Snapshot { identity, base, position, sections })
     }
 }
 
@@ -147,6 +163,7 @@ mod tests {
     fn sample() -> Snapshot {
         Snapshot {
             identity: "0123/plain/cpu".into(),
+            base: 2,
             position: 7,
             sections: vec![
                 Section { row_bytes: 3, bytes: (0..9).collect() },
@@ -157,7 +174,9 @@ mod tests {
 
     #[test]
     fn portable_form_gives_the_snapshot_back() {
-        assert_eq!(Snapshot::from_bytes(&sample().to_bytes()).unwrap(), sample());
+        let bytes = sample().to_bytes();
+        assert_eq!(bytes.len(), sample().encoded_bytes());
+        assert_eq!(Snapshot::from_bytes(&bytes).unwrap(), sample());
     }
 
     #[test]
@@ -177,7 +196,7 @@ mod tests {
     fn a_hostile_size_is_refused_before_it_is_allocated() {
         let mut bytes = sample().to_bytes();
         bytes.truncate(bytes.len() - 4);
-        let at = 8 + 4 + 4 + 14 + 4 + 4;
+        let at = 8 + 4 + 4 + 14 + 4 + 4 + 4;
         bytes[at..at + 8].fill(0xff);
         let sum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());

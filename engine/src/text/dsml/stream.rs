@@ -175,6 +175,11 @@ impl ReplyStream {
         self.state == State::Ended
     }
 
+    /// Whether the reply is still in its reasoning.
+    pub fn reasoning(&self) -> bool {
+        self.state == State::Reasoning
+    }
+
     fn advance(&mut self, last: bool, events: &mut Vec<Event>) -> Result<(), TextError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
