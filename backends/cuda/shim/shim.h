@@ -4,7 +4,7 @@
 // operations are the places where fibers are switched; blocks run one after the other. Where all threads
 // of a warp or block meet is counted: a barrier that some thread never reaches is reported, not waited for.
 //
-// Not here: tensor cores, asynchronous copies, inline PTX, more than one block at a time, memory errors
+// Not here: tensor cores but for one product (`mma`), asynchronous copies, inline PTX, more than one block at a time, memory errors
 // (an address outside its allocation is one here, too; a sanitizer finds it).
 #pragma once
 #define HADAL_SHIM 1
@@ -216,6 +216,30 @@ static inline unsigned __ballot_sync(unsigned, bool vote) {
     unsigned votes = 0;
     for (unsigned i = 0; i < 32; i++) votes |= (unsigned)shim::slots[half][mine / 32 * 32 + i] << i;
     return votes;
+}
+// m16n8k16 of bf16, operands in the layout of PTX: what lane (g, t) brings and gets. Sums in order of columns.
+static inline void mma(float d[4], const unsigned a[4], const unsigned b[2]) {
+    static unsigned brought[2][shim::THREADS_MAX][6];
+    const unsigned mine = shim::current, base = mine / 32 * 32, half = shim::parity[mine] ^= 1;
+    memcpy(brought[half][mine], a, 16);
+    memcpy(brought[half][mine] + 4, b, 8);
+    shim::warp_sync();
+    const auto value = [&](unsigned lane, unsigned word, unsigned place) {
+        const unsigned bits = brought[half][base + lane][word];
+        const unsigned wide = place ? bits & 0xffff0000u : bits << 16;
+        float value;
+        memcpy(&value, &wide, 4);
+        return value;
+    };
+    const unsigned g = mine % 32 / 4, t = mine % 4;
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned below = i / 2, column = 2 * t + i % 2;
+        for (unsigned k = 0; k < 16; k++) {
+            const unsigned far = k / 8, from = k % 8 / 2;
+            const float weight = value(4 * g + from, 2 * far + below, k % 2);
+            d[i] = fmaf(weight, value(4 * column + from, 4 + far, k % 2), d[i]);
+        }
+    }
 }
 static inline unsigned __popc(unsigned bits) { return (unsigned)__builtin_popcount(bits); }
 static inline unsigned atomicAdd(unsigned* at, unsigned value) {

@@ -67,7 +67,10 @@ impl Backend for CudaBackend {
     fn open(&self, ordinal: u32, options: &OpenOptions) -> Result<Arc<dyn Device>> {
         if !self.platform.devices()?.iter().any(|facts| facts.ordinal == ordinal) {
             let why = self.platform.findings().join("; ");
-            return Err(Error::new(ErrorKind::NotFound, format!("no device cuda:{ordinal}: {why}")));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("no device cuda:{ordinal}: {why}"),
+            ));
         }
         let driver = self.platform.open(ordinal, &options.settings)?;
         let facts = driver.facts().clone();
@@ -221,6 +224,6 @@ impl Device for CudaDevice {
     }
 
     fn arithmetic(&self) -> String {
-        format!("cuda/simt/sm_{}{}", self.machine.facts.compute.0, self.machine.facts.compute.1)
+        format!("cuda/mma-bf16/sm_{}{}", self.machine.facts.compute.0, self.machine.facts.compute.1)
     }
 }

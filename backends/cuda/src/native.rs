@@ -109,10 +109,7 @@ fn facts(ordinal: u32) -> Result<(c_int, Facts)> {
         memory_bytes: memory as u64,
         compute,
         processors: attribute(device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-        shared_bytes_max: attribute(
-            device,
-            CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-        )?,
+        shared_bytes_max: attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
     };
     Ok((device, facts))
 }
@@ -176,9 +173,11 @@ impl Platform for Native {
         }
         match all() {
             Ok(devices) if devices.is_empty() => lines.push("the driver sees no GPU".into()),
-            Ok(devices) => lines.extend(devices.iter().filter(|facts| !usable(facts)).map(|facts| {
-                format!("{} is too old: compute capability 8.0 or newer is needed", facts.name)
-            })),
+            Ok(devices) => {
+                lines.extend(devices.iter().filter(|facts| !usable(facts)).map(|facts| {
+                    format!("{} is too old: compute capability 8.0 or newer is needed", facts.name)
+                }))
+            }
             Err(error) => lines.push(error.to_string()),
         }
         lines.push(match Nvrtc::open(None) {

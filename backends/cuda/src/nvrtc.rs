@@ -13,13 +13,8 @@ use libloading::Library;
 use crate::source::{HEADER, HEADER_NAME, OPTIONS, Unit};
 
 /// File names and places where NVRTC is looked for, the newest first.
-const NAMES: [&str; 5] = [
-    "libnvrtc.so.13",
-    "libnvrtc.so.12",
-    "libnvrtc.so",
-    "nvrtc64_130_0.dll",
-    "nvrtc64_120_0.dll",
-];
+const NAMES: [&str; 5] =
+    ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"];
 const FOLDERS: [&str; 3] =
     ["/usr/local/cuda/lib64", "/opt/cuda/lib64", "/usr/lib/x86_64-linux-gnu"];
 
@@ -73,12 +68,8 @@ impl Nvrtc {
             let builtins = builtins_beside(place);
             // SAFETY: NVRTC's initialisers touch nothing of ours.
             if let Ok(library) = unsafe { Library::new(place) } {
-                let mut nvrtc = Nvrtc {
-                    library,
-                    _builtins: builtins,
-                    version: (0, 0),
-                    place: place.clone(),
-                };
+                let mut nvrtc =
+                    Nvrtc { library, _builtins: builtins, version: (0, 0), place: place.clone() };
                 nvrtc.version = nvrtc.ask_version()?;
                 return Ok(nvrtc);
             }
@@ -197,14 +188,7 @@ impl Nvrtc {
         let mut raw = ptr::null_mut();
         // SAFETY: all strings live through the call, which copies them.
         let code = unsafe {
-            create(
-                &raw mut raw,
-                text.as_ptr(),
-                name.as_ptr(),
-                1,
-                headers.as_ptr(),
-                names.as_ptr(),
-            )
+            create(&raw mut raw, text.as_ptr(), name.as_ptr(), 1, headers.as_ptr(), names.as_ptr())
         };
         self.check("nvrtcCreateProgram", code)?;
         Ok(Held { raw, nvrtc: self })

@@ -279,7 +279,8 @@ fn check_memory(node: &Node, machine: &Arc<Machine>) -> Result<()> {
     node.op.operands(&mut |access, tensor| {
         let check = buffer_of(tensor, machine).and_then(|buffer| {
             let allowed = access == Access::Read || buffer.is_writable();
-            let constant = || Error::invalid(format!("{tensor:?} is a constant and would be written"));
+            let constant =
+                || Error::invalid(format!("{tensor:?} is a constant and would be written"));
             allowed.then_some(()).ok_or_else(constant)
         });
         if let (Err(error), true) = (check, fault.is_ok()) {

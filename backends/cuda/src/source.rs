@@ -44,7 +44,7 @@ pub static UNITS: [Unit; 6] = [
     Unit {
         name: "gemm",
         text: include_str!("../../../kernels/gemm/gemm.cu"),
-        kernels: &["matmul"],
+        kernels: &["matmul", "matmul_few", "matmul_many"],
     },
     Unit {
         name: "index",
@@ -56,11 +56,7 @@ pub static UNITS: [Unit; 6] = [
         text: include_str!("../../../kernels/attend/attend.cu"),
         kernels: &["attend", "attend_merge"],
     },
-    Unit {
-        name: "moe",
-        text: include_str!("../../../kernels/moe/moe.cu"),
-        kernels: &["bucket"],
-    },
+    Unit { name: "moe", text: include_str!("../../../kernels/moe/moe.cu"), kernels: &["bucket"] },
     Unit {
         name: "stream",
         text: include_str!("../../../kernels/stream/stream.cu"),

@@ -15,6 +15,13 @@ use crate::device::Machine;
 use crate::driver::Address;
 use crate::memory::{CudaBuffer, Pinned, lock};
 
+/// Numbers of the encodings; as in `kernels/gemm/gemm.cu`.
+pub(crate) const W_F32: u32 = 0;
+pub(crate) const W_BF16: u32 = 1;
+const W_F16: u32 = 2;
+pub(crate) const W_FP8: u32 = 3;
+pub(crate) const W_FP4: u32 = 4;
+
 /// Scales begin at a multiple of this.
 const ALIGN_BYTES: u64 = 256;
 
@@ -33,7 +40,7 @@ impl RawWeight for CudaWeight {
     }
 }
 
-/// How a kernel sees a weight; numbers as in `kernels/gemm/gemm.cu`.
+/// How a kernel sees a weight.
 pub(crate) struct View {
     pub(crate) codes: Address,
     /// 0: none.
@@ -45,31 +52,21 @@ pub(crate) struct View {
     pub(crate) block_cols: u32,
     /// Scales of one row of blocks.
     pub(crate) row_scales: u32,
-    /// Four weights can be loaded at once.
-    pub(crate) aligned: bool,
 }
 
 impl CudaWeight {
     pub(crate) fn view(&self) -> View {
         let spec = &self.spec;
         let (encoding, block_rows, block_cols) = match spec.encoding {
-            Encoding::Plain(DType::F32) => (0, 1, spec.cols),
-            Encoding::Plain(DType::Bf16) => (1, 1, spec.cols),
-            Encoding::Plain(DType::F16) => (2, 1, spec.cols),
-            Encoding::Fp8Block { rows, cols } => (3, u32::from(rows), u32::from(cols)),
-            Encoding::Fp4Block { cols } => (4, 1, u32::from(cols)),
+            Encoding::Plain(DType::F32) => (W_F32, 1, spec.cols),
+            Encoding::Plain(DType::Bf16) => (W_BF16, 1, spec.cols),
+            Encoding::Plain(DType::F16) => (W_F16, 1, spec.cols),
+            Encoding::Fp8Block { rows, cols } => (W_FP8, u32::from(rows), u32::from(cols)),
+            Encoding::Fp4Block { cols } => (W_FP4, 1, u32::from(cols)),
             other => unreachable!("support refused {other}"),
         };
         let row_bytes = spec.encoding.code_bytes(1, u64::from(spec.cols));
         let scaled = spec.segment_scale_bytes() > 0;
-        // Bytes of four codes; halves are taken apart anyway.
-        let four_bytes = match encoding {
-            0 => 16,
-            1 => 8,
-            3 => 4,
-            4 => 2,
-            _ => 1,
-        };
         View {
             codes: self.buffer.address(),
             scales: if scaled { self.buffer.address() + self.scales_offset } else { 0 },
@@ -79,7 +76,6 @@ impl CudaWeight {
             block_rows,
             block_cols,
             row_scales: spec.cols.div_ceil(block_cols),
-            aligned: row_bytes.is_multiple_of(four_bytes),
         }
     }
 

@@ -97,7 +97,8 @@ fn every_kernel_compiles_for_every_architecture() {
             assert!(compiled.image.starts_with(b"\x7fELF"), "{} {arch}: no cubin", unit.name);
             let found = read_log(&compiled.log);
             for &name in unit.kernels {
-                let used = found.get(name).unwrap_or_else(|| panic!("{arch}: no {name} in the log"));
+                let used =
+                    found.get(name).unwrap_or_else(|| panic!("{arch}: no {name} in the log"));
                 println!("{arch:8} {name:20} {used:?}");
                 let ceiling = ceilings[name];
                 let fits = used.registers <= ceiling.registers

@@ -1,18 +1,56 @@
 //! matmul.
 
-use hal::Op;
 use hal::op::{Matmul, RowGroups};
+
+use hal::{DType, Op};
 
 use super::{Args, GRID_MAX, Scope};
 use crate::driver::Launch;
 use crate::memory::address_of;
-use crate::weight::{any_of, raw_of};
+use crate::weight::{View, W_BF16, W_F32, W_FP4, W_FP8, any_of, raw_of};
 
-/// Outputs a block computes and rows a tile has; as in `kernels/gemm/gemm.cu`.
-const BLOCK_OUTPUTS: u32 = 16;
-const TILE: u32 = 8;
+/// A kernel, the outputs of a block and the rows of a tile; as in `kernels/gemm/gemm.cu`.
+struct Kernel {
+    name: &'static str,
+    outputs: u32,
+    rows: u32,
+}
+
+const SIMT: Kernel = Kernel { name: "matmul", outputs: 4, rows: 8 };
+const FEW: Kernel = Kernel { name: "matmul_few", outputs: 16, rows: 8 };
+const MANY: Kernel = Kernel { name: "matmul_many", outputs: 64, rows: 64 };
 /// Most tiles of one group that run side by side; more take turns.
 const TILES_MAX: u32 = 64;
+
+/// The kernel of a product. Its arithmetic class follows from dtype and encoding alone; `FEW` and `MANY`
+/// are of one class and give the same bits, so rows may choose between them.
+fn kernel(op: &Matmul, view: &View, rows_each: u32) -> Kernel {
+    let is_mma = op.x.dtype() == DType::Bf16
+        && matches!(view.encoding, W_BF16 | W_FP8 | W_FP4)
+        && (view.scales == 0 || view.block_cols.is_multiple_of(32));
+    match is_mma {
+        false => SIMT,
+        true if rows_each > FEW.rows => MANY,
+        true => FEW,
+    }
+}
+
+/// Which loads may be wide: 1 16 bytes of weights, 2 16 bytes of x, 4 four weights.
+fn aligned(op: &Matmul, view: &View) -> u32 {
+    let four_bytes = match view.encoding {
+        W_F32 => 16,
+        W_BF16 => 8,
+        W_FP8 => 4,
+        W_FP4 => 2,
+        // Halves are taken apart.
+        _ => 0,
+    };
+    let of = |bytes: u64, unit: u64| unit > 0 && bytes.is_multiple_of(unit);
+    let x = of(address_of(&op.x), 16) && of(op.x.row_stride_bytes(), 16);
+    u32::from(of(view.row_bytes, 16))
+        | u32::from(x) << 1
+        | u32::from(of(view.row_bytes, four_bytes)) << 2
+}
 
 pub(crate) fn fits(op: &Op) -> bool {
     let Op::Matmul(op) = op else { return false };
@@ -24,17 +62,14 @@ pub(crate) fn fits(op: &Op) -> bool {
 }
 
 pub(crate) fn matmul(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
-    let Op::Matmul(Matmul { out, x, weight, groups }) = op else {
-        unreachable!("matmul of {}", op.name());
-    };
+    let Op::Matmul(op) = op else { unreachable!("matmul of {}", op.name()) };
+    let Matmul { out, x, weight, groups } = op;
     let weight = raw_of(weight, scope.machine).expect("compile checked every weight");
     let (view, spec) = (weight.view(), weight.spec());
     // Sorted groups: no more of them have rows than there are rows, and one may have them all.
     let (offsets, slots, rows) = match groups {
         RowGroups::Cyclic => (0, spec.groups, x.rows() / spec.groups),
-        RowGroups::Sorted { offsets } => {
-            (address_of(offsets), spec.groups.min(x.rows()), x.rows())
-        }
+        RowGroups::Sorted { offsets } => (address_of(offsets), spec.groups.min(x.rows()), x.rows()),
     };
     let args = Args::new()
         .rows(out)
@@ -51,11 +86,9 @@ pub(crate) fn matmul(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
         .int(view.block_rows)
         .int(view.block_cols)
         .int(view.row_scales)
-        .int(view.aligned.into());
-    let grid = [
-        spec.rows.div_ceil(BLOCK_OUTPUTS),
-        slots.min(GRID_MAX),
-        rows.div_ceil(TILE).min(TILES_MAX),
-    ];
-    scope.launch("matmul", grid, 128, 0, args)
+        .int(aligned(op, &view));
+    let Kernel { name, outputs, rows: tile } = kernel(op, &view, x.rows().div_ceil(slots.max(1)));
+    let tiles = rows.div_ceil(tile).min(TILES_MAX);
+    let grid = [spec.rows.div_ceil(outputs), slots.min(GRID_MAX), tiles];
+    scope.launch(name, grid, 128, 0, args)
 }

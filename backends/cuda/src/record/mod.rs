@@ -123,7 +123,8 @@ impl Scope<'_> {
 
     /// A launch of one thread an element, 256 a block.
     pub(crate) fn elements(&self, kernel: &str, count: u64, args: Args) -> Vec<Launch> {
-        let blocks = u32::try_from(count.div_ceil(256)).expect("hal bounds tensors by their buffers");
+        let blocks =
+            u32::try_from(count.div_ceil(256)).expect("hal bounds tensors by their buffers");
         self.launch(kernel, [blocks, 1, 1], 256, 0, args)
     }
 }

@@ -142,14 +142,8 @@ pub(crate) fn reduce(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let axis = x.dims().get(1).map_or(1, |&axis| axis);
     let width = x.width() / axis;
     let outputs = if number == 3 { out.width() / width.max(1) } else { 1 };
-    let args = Args::new()
-        .rows(out)
-        .rows(x)
-        .rows_or_none(y)
-        .int(axis)
-        .int(width)
-        .int(outputs)
-        .int(number);
+    let args =
+        Args::new().rows(out).rows(x).rows_or_none(y).int(axis).int(width).int(outputs).int(number);
     scope.elements("reduce", out.shape().elements(), args)
 }
 
@@ -175,11 +169,7 @@ pub(crate) fn rope_fits(op: &Op) -> bool {
 
 pub(crate) fn rope(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let Op::Rope(op) = op else { unreachable!("rope of {}", op.name()) };
-    let args = Args::new()
-        .rows(&op.out)
-        .rows(&op.x)
-        .rows(&op.angle)
-        .int(op.heads)
-        .int(op.inverse.into());
+    let args =
+        Args::new().rows(&op.out).rows(&op.x).rows(&op.angle).int(op.heads).int(op.inverse.into());
     scope.launch("rope_rows", [op.x.rows(), 1, 1], 128, 0, args)
 }

@@ -75,6 +75,12 @@ fn build(unit: &Unit) -> Library {
         (folder.join(format!("{name}.so")), folder.join(format!("{name}.{}", std::process::id())));
     if !library.is_file() {
         let source = root.join(format!("../../kernels/{0}/{0}.cu", unit.name));
+        // The name above is that of the text in this program: the file must not have changed since.
+        assert_eq!(
+            std::fs::read_to_string(&source).ok().as_deref(),
+            Some(unit.text),
+            "build again"
+        );
         let done = Command::new("g++")
             .args(["-x", "c++", "-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off"])
             .args(["-fvisibility=hidden", "-Wall", "-Werror", "-Wno-unknown-pragmas"])
@@ -170,9 +176,10 @@ impl State {
 
     /// Refuses ranges that are not inside one allocation.
     fn inside(&self, at: Address, bytes: usize) {
-        let held = self.memory.iter().any(|(&base, &size)| {
-            at >= base && at + bytes as u64 <= base + size as u64
-        });
+        let held = self
+            .memory
+            .iter()
+            .any(|(&base, &size)| at >= base && at + bytes as u64 <= base + size as u64);
         assert!(held || bytes == 0, "{bytes} bytes at {at:#x} are in no allocation");
     }
 
@@ -288,7 +295,10 @@ impl Driver for EmulatedDriver {
         for side in [0, FENCE + bytes] {
             // SAFETY: both fences are part of the allocation.
             let fence = unsafe { std::slice::from_raw_parts(base.add(side), FENCE) };
-            assert!(fence.iter().all(|&byte| byte == FENCE_BYTE), "a kernel wrote past {bytes} bytes");
+            assert!(
+                fence.iter().all(|&byte| byte == FENCE_BYTE),
+                "a kernel wrote past {bytes} bytes"
+            );
         }
         // SAFETY: allocated with this layout, freed once.
         unsafe { dealloc(base, layout(bytes)) };
