@@ -271,3 +271,128 @@ DEVICE float row_sum(u32 width, float* sums, Part part) {
     for (u32 block = 0; block < blocks; block++) total += sums[block];
     return total;
 }
+
+// ---- functions that several ops have
+
+DEVICE float silu(float x) { return x / (1.0f + expf(-x)); }
+
+DEVICE float sqrt_softplus(float x) {
+    return sqrtf((x > 0.0f ? x : 0.0f) + log1pf(expf(-fabsf(x))));
+}
+
+// Rounded to a dtype.
+DEVICE float narrow(float value, u32 kind) {
+    switch (kind) {
+        case BF16: return from_bf16(to_bf16(value));
+        case F16: return from_f16(to_f16(value));
+        default: return value;
+    }
+}
+
+// Rotates the last `turned` values of a row in shared memory, in interleaved pairs, by a row of cosines and
+// then sines; rounds them.
+DEVICE void turn(float* values, u32 width, const float* angle, u32 turned, u32 kind) {
+    for (u32 pair = threadIdx.x; pair < turned / 2; pair += blockDim.x) {
+        float* const at = values + width - turned + 2 * pair;
+        const float x = at[0], y = at[1];
+        const float cosine = angle[pair], sine = angle[turned / 2 + pair];
+        at[0] = narrow(x * cosine - y * sine, kind);
+        at[1] = narrow(y * cosine + x * sine, kind);
+    }
+}
+
+// ---- coded rows
+
+// One block of columns of a coded row, by a warp: its scale, then its codes. `value(column)` is asked
+// twice. `first` is a multiple of the block.
+template <class Format, class Value>
+DEVICE u32 block_scale(u32 first, u32 end, Value value) {
+    u32 amax = 0;
+    for (u32 column = first + lane(); column < end; column += WARP) {
+        amax = most(amax, float_to_bits(value(column)) & 0x7fffffffu);
+    }
+    return Format::scale(warp_most(amax));
+}
+
+template <class Value>
+DEVICE void encode_e4m3(u8* codes, u8* scale, u32 first, u32 end, Value value) {
+    const u32 byte = block_scale<E4m3>(first, end, value);
+    if (lane() == 0) *scale = (u8)byte;
+    for (u32 column = first + lane(); column < end; column += WARP) {
+        codes[column] = (u8)code_of<E4m3>(value(column), byte, 0x80);
+    }
+}
+
+template <class Value>
+DEVICE void encode_e2m1(u8* codes, u8* scale, u32 first, u32 end, Value value) {
+    const u32 byte = block_scale<E2m1>(first, end, value);
+    if (lane() == 0) *scale = (u8)byte;
+    for (u32 column = first + 2 * lane(); column < end; column += 2 * WARP) {
+        const u32 even = code_of<E2m1>(value(column), byte, 8);
+        const u32 odd = column + 1 < end ? code_of<E2m1>(value(column + 1), byte, 8) : 0;
+        codes[column / 2] = (u8)(even | odd << 4);
+    }
+}
+
+// Writes a whole row in its codec, or rounded to its dtype; the warps of the block share its blocks.
+template <class Value>
+DEVICE void encode_row(const Rows& out, u32 row, Value value) {
+    u8* const at = row_of(out, row);
+    const u32 width = out.width;
+    if (out.kind == FP8_ROWS) {
+        const u32 coded = width - out.tail, blocks = ceil_div(coded, out.block);
+        u8* const scales = at + coded + 2 * out.tail;
+        for (u32 block = warp(); block < blocks; block += warps()) {
+            const u32 first = block * out.block, end = least(first + out.block, coded);
+            encode_e4m3(at, scales + block, first, end, value);
+        }
+        for (u32 i = threadIdx.x; i < out.tail; i += blockDim.x) {
+            const u16 bits = to_bf16(value(coded + i));
+            at[coded + 2 * i] = (u8)bits;
+            at[coded + 2 * i + 1] = (u8)(bits >> 8);
+        }
+        const u32 bytes = coded + 2 * out.tail + blocks;
+        if (threadIdx.x < (4 - bytes % 4) % 4) at[bytes + threadIdx.x] = 0;
+    } else if (out.kind == FP4_ROWS) {
+        const u32 blocks = ceil_div(width, out.block), codes = (width + 1) / 2;
+        for (u32 block = warp(); block < blocks; block += warps()) {
+            const u32 first = block * out.block, end = least(first + out.block, width);
+            encode_e2m1(at, at + codes + block, first, end, value);
+        }
+        const u32 bytes = codes + blocks;
+        if (threadIdx.x < (4 - bytes % 4) % 4) at[bytes + threadIdx.x] = 0;
+    } else {
+        for (u32 i = threadIdx.x; i < width; i += blockDim.x) store(out, row, i, value(i));
+    }
+}
+
+
+// A round trip through a block format: FP8_ROWS or FP4_ROWS, or F32 for none.
+struct Round {
+    u32 form;
+    u16 block, tail;
+};
+
+// Writes a row after a round trip. Into rows of the same codec that is their encoding: codes are re-derived,
+// not rounded twice. The warps of the block share the blocks of columns; `value` is asked more than once.
+template <class Value>
+DEVICE void write_rounded(const Rows& out, u32 row, u32 width, Round round, Value value) {
+    if (round.form == F32 || out.kind == round.form) {
+        encode_row(out, row, value);
+        return;
+    }
+    const bool fp8 = round.form == FP8_ROWS;
+    const u32 coded = width - round.tail, blocks = ceil_div(coded, round.block);
+    for (u32 block = warp(); block < blocks; block += warps()) {
+        const u32 first = block * round.block, end = least(first + round.block, coded);
+        const u32 scale =
+            fp8 ? block_scale<E4m3>(first, end, value) : block_scale<E2m1>(first, end, value);
+        for (u32 column = first + lane(); column < end; column += WARP) {
+            const float x = value(column);
+            store(out, row, column, fp8 ? round_trip<E4m3>(x, scale) : round_trip<E2m1>(x, scale));
+        }
+    }
+    for (u32 column = coded + threadIdx.x; column < width; column += blockDim.x) {
+        store(out, row, column, value(column));
+    }
+}

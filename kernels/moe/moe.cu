@@ -1,9 +1,8 @@
-// bucket for CUDA: stable counting sort of keys. Integers; definition: oracle.rs.
-//
-// One block. A thread owns every blockDim-th group and walks all keys, which the block brings to shared
-// memory piece by piece: a few thousand keys cost microseconds, and the order is stable by construction.
+// The router's end and bucket for CUDA. Definitions: the lowering of route, and oracle.rs.
 #include "../common/common.cuh"
 
+// bucket: stable counting sort of keys. One block. A thread owns every blockDim-th group and walks all keys, which the block brings to shared
+// memory piece by piece: a few thousand keys cost microseconds, and the order is stable by construction.
 static const u32 PIECE = 1024;
 
 struct Bucket {
@@ -64,5 +63,73 @@ KERNEL(bucket, Bucket, 256) {
                 p.inverse[first + i] = place++;
             }
         }
+    }
+}
+
+struct RouteRows {
+    Rows ids, shares, raw;
+    Rows bias, count;   // by score
+    Rows table, token;  // by a table; no rows of `table` where scores decide
+    float scale;
+    u32 pad;
+};
+
+// From raw router scores to experts and shares. One block a row; shared memory: two floats an expert, then
+// the picks. An expert is picked if fewer than k are ahead of it (larger, or equal with a lower number; NaN is
+// behind everything); its place is the number of picks before it, so picks ascend.
+KERNEL(route_rows, RouteRows, 256) {
+    SHARED(shared);
+    const u32 row = blockIdx.x, experts = p.raw.width, k = p.ids.width;
+    float* const scores = (float*)shared;
+    float* const keys = scores + experts;
+    int* const picks = (int*)(keys + experts);
+    // 1 scores
+    for (u32 e = threadIdx.x; e < experts; e += blockDim.x) {
+        scores[e] = sqrt_softplus(load(p.raw, row, e));
+        if (p.table.rows == 0) keys[e] = scores[e] + ((const float*)p.bias.at)[e];
+    }
+    for (u32 i = threadIdx.x; i < k; i += blockDim.x) picks[i] = -1;
+    __syncthreads();
+    // 2 picks
+    if (p.table.rows > 0) {
+        const int token = load_int(p.token, row, 0);
+        if (token >= (int)p.table.rows) fault();
+        for (u32 i = threadIdx.x; i < k; i += blockDim.x) {
+            picks[i] = token < 0 ? -1 : load_int(p.table, (u32)token, i);
+        }
+    } else {
+        const int count = load_int(p.count, row, 0);
+        if (count > (int)experts) fault();
+        const u32 live = count < 0 ? 0 : (u32)count;
+        const auto ahead = [&](u32 a, u32 b) {
+            const float x = keys[a], y = keys[b];
+            if (y != y) return x == x || a < b;
+            return x > y || (x == y && a < b);
+        };
+        for (u32 e = threadIdx.x; e < live; e += blockDim.x) {
+            u32 better = 0;
+            for (u32 other = 0; other < live; other++) better += other != e && ahead(other, e);
+            // From here on the key only says whether the expert is picked; others still compare keys.
+            scores[e] = better < k ? scores[e] : -1.0f;
+        }
+        __syncthreads();
+        for (u32 e = threadIdx.x; e < live; e += blockDim.x) {
+            if (!(scores[e] != scores[e] || scores[e] >= 0.0f)) continue;
+            u32 place = 0;
+            for (u32 other = 0; other < e; other++) place += !(scores[other] < 0.0f);
+            picks[place] = (int)e;
+        }
+    }
+    __syncthreads();
+    // 3 shares
+    float total = 0.0f;
+    for (u32 i = 0; i < k; i++) {
+        if (picks[i] >= (int)experts) fault();
+        total += picks[i] < 0 ? 0.0f : scores[picks[i]];
+    }
+    for (u32 i = threadIdx.x; i < k; i += blockDim.x) {
+        const float score = picks[i] < 0 ? 0.0f : scores[picks[i]];
+        store_int(p.ids, row, i, picks[i]);
+        store(p.shares, row, i, score / (total + 1e-20f) * p.scale);
     }
 }

@@ -130,69 +130,6 @@ KERNEL(scatter_rows, ScatterRows, 256) {
     }
 }
 
-// One block of columns of a coded row, by a warp: its scale, then its codes. `value(column)` is asked
-// twice. `first` is a multiple of the block.
-template <class Format, class Value>
-DEVICE u32 block_scale(u32 first, u32 end, Value value) {
-    u32 amax = 0;
-    for (u32 column = first + lane(); column < end; column += WARP) {
-        amax = most(amax, float_to_bits(value(column)) & 0x7fffffffu);
-    }
-    return Format::scale(warp_most(amax));
-}
-
-template <class Value>
-DEVICE void encode_e4m3(u8* codes, u8* scale, u32 first, u32 end, Value value) {
-    const u32 byte = block_scale<E4m3>(first, end, value);
-    if (lane() == 0) *scale = (u8)byte;
-    for (u32 column = first + lane(); column < end; column += WARP) {
-        codes[column] = (u8)code_of<E4m3>(value(column), byte, 0x80);
-    }
-}
-
-template <class Value>
-DEVICE void encode_e2m1(u8* codes, u8* scale, u32 first, u32 end, Value value) {
-    const u32 byte = block_scale<E2m1>(first, end, value);
-    if (lane() == 0) *scale = (u8)byte;
-    for (u32 column = first + 2 * lane(); column < end; column += 2 * WARP) {
-        const u32 even = code_of<E2m1>(value(column), byte, 8);
-        const u32 odd = column + 1 < end ? code_of<E2m1>(value(column + 1), byte, 8) : 0;
-        codes[column / 2] = (u8)(even | odd << 4);
-    }
-}
-
-// Writes a whole row in its codec, or rounded to its dtype; the warps of the block share its blocks.
-template <class Value>
-DEVICE void encode_row(const Rows& out, u32 row, Value value) {
-    u8* const at = row_of(out, row);
-    const u32 width = out.width;
-    if (out.kind == FP8_ROWS) {
-        const u32 coded = width - out.tail, blocks = ceil_div(coded, out.block);
-        u8* const scales = at + coded + 2 * out.tail;
-        for (u32 block = warp(); block < blocks; block += warps()) {
-            const u32 first = block * out.block, end = least(first + out.block, coded);
-            encode_e4m3(at, scales + block, first, end, value);
-        }
-        for (u32 i = threadIdx.x; i < out.tail; i += blockDim.x) {
-            const u16 bits = to_bf16(value(coded + i));
-            at[coded + 2 * i] = (u8)bits;
-            at[coded + 2 * i + 1] = (u8)(bits >> 8);
-        }
-        const u32 bytes = coded + 2 * out.tail + blocks;
-        if (threadIdx.x < (4 - bytes % 4) % 4) at[bytes + threadIdx.x] = 0;
-    } else if (out.kind == FP4_ROWS) {
-        const u32 blocks = ceil_div(width, out.block), codes = (width + 1) / 2;
-        for (u32 block = warp(); block < blocks; block += warps()) {
-            const u32 first = block * out.block, end = least(first + out.block, width);
-            encode_e2m1(at, at + codes + block, first, end, value);
-        }
-        const u32 bytes = codes + blocks;
-        if (threadIdx.x < (4 - bytes % 4) % 4) at[bytes + threadIdx.x] = 0;
-    } else {
-        for (u32 i = threadIdx.x; i < width; i += blockDim.x) store(out, row, i, value(i));
-    }
-}
-
 struct ScatterCoded {
     Rows target, source, index;
 };
@@ -259,8 +196,6 @@ DEVICE void grid_store(const Grid& grid, u64 offset, float value) {
     }
 }
 
-DEVICE float silu(float x) { return x / (1.0f + expf(-x)); }
-
 // One thread an element.
 KERNEL(map, Map, 256) {
     const u64 place = (u64)blockIdx.x * blockDim.x + threadIdx.x;
@@ -278,11 +213,7 @@ KERNEL(map, Map, 256) {
         case ADD: value = x() + y(); break;
         case DIVIDE: value = x() / y(); break;
         case EXP_MINUS: value = expf(x() - y()); break;
-        case SQRT_SOFTPLUS: {
-            const float v = x();
-            value = sqrtf((v > 0.0f ? v : 0.0f) + log1pf(expf(-fabsf(v))));
-            break;
-        }
+        case SQRT_SOFTPLUS: value = sqrt_softplus(x()); break;
         case MASKED_ADD:
             value = *(const int*)(p.z.at + offset(p.z)) < 0 ? -1e30f : x() + y();
             break;
@@ -354,40 +285,18 @@ KERNEL(mean_square, MeanSquare, 256) {
 
 struct ConvertRows {
     Rows out, x;
-    u32 form;  // a Kind: FP8_ROWS or FP4_ROWS for a round trip, F32 for a cast
-    u16 block, tail;
+    Round round;
 };
 
-// Cast, and the round trip through a block format. One block a row, one warp a block of columns. A round
-// trip into rows of the same codec is their encoding: codes are re-derived, not rounded twice.
+// Cast, and the round trip through a block format. One block a row, one warp a block of columns.
 KERNEL(convert_rows, ConvertRows, 128) {
     const u32 row = blockIdx.x;
-    const auto value = [&](u32 column) { return load(p.x, row, column); };
-    if (p.form == F32 || p.out.kind == p.form) {
-        encode_row(p.out, row, value);
-        return;
-    }
-    const u32 width = p.x.width, coded = width - p.tail;
-    const u32 blocks = ceil_div(coded, p.block);
-    for (u32 block = warp(); block < blocks; block += warps()) {
-        const u32 first = block * p.block, end = least(first + p.block, coded);
-        const bool fp8 = p.form == FP8_ROWS;
-        const u32 scale =
-            fp8 ? block_scale<E4m3>(first, end, value) : block_scale<E2m1>(first, end, value);
-        for (u32 column = first + lane(); column < end; column += WARP) {
-            const float x = value(column);
-            store(p.out, row, column, fp8 ? round_trip<E4m3>(x, scale) : round_trip<E2m1>(x, scale));
-        }
-    }
-    for (u32 column = coded + threadIdx.x; column < width; column += blockDim.x) {
-        store(p.out, row, column, value(column));
-    }
+    write_rounded(p.out, row, p.x.width, p.round, [&](u32 column) { return load(p.x, row, column); });
 }
 
 struct QuantiseRows {
     Rows out, scales, x;
-    u32 form;
-    u16 block, pad;
+    Round round;
 };
 
 // To codes and scales. One block a row, one warp a block of columns.
@@ -396,9 +305,9 @@ KERNEL(quantise_rows, QuantiseRows, 128) {
     const auto value = [&](u32 column) { return load(p.x, row, column); };
     u8* const codes = row_of(p.out, row);
     u8* const scales = row_of(p.scales, row);
-    for (u32 block = warp(); block < ceil_div(width, p.block); block += warps()) {
-        const u32 first = block * p.block, end = least(first + p.block, width);
-        if (p.form == FP8_ROWS) {
+    for (u32 block = warp(); block < ceil_div(width, p.round.block); block += warps()) {
+        const u32 first = block * p.round.block, end = least(first + p.round.block, width);
+        if (p.round.form == FP8_ROWS) {
             encode_e4m3(codes, scales + block, first, end, value);
         } else {
             encode_e2m1(codes, scales + block, first, end, value);
@@ -408,8 +317,7 @@ KERNEL(quantise_rows, QuantiseRows, 128) {
 
 struct DequantiseRows {
     Rows out, x, scales;
-    u32 form;
-    u16 block, pad;
+    Round round;
 };
 
 // From codes and scales. One thread an element.
@@ -417,10 +325,10 @@ KERNEL(dequantise_rows, DequantiseRows, 256) {
     u32 row, column;
     if (!element(p.out.rows, p.out.width, &row, &column)) return;
     const u8* const codes = row_of(p.x, row);
-    const float scale = from_e8m0(row_of(p.scales, row)[column / p.block]);
-    const u32 pair = codes[p.form == FP8_ROWS ? column : column / 2];
+    const float scale = from_e8m0(row_of(p.scales, row)[column / p.round.block]);
+    const u32 pair = codes[p.round.form == FP8_ROWS ? column : column / 2];
     const float value =
-        p.form == FP8_ROWS ? from_e4m3(pair) : from_e2m1(column % 2 ? pair >> 4 : pair & 15);
+        p.round.form == FP8_ROWS ? from_e4m3(pair) : from_e2m1(column % 2 ? pair >> 4 : pair & 15);
     store(p.out, row, column, value * scale);
 }
 
@@ -470,4 +378,42 @@ KERNEL(rope_rows, Rope, 128) {
         const float sine = p.inverse ? -angle[turned / 2 + pair] : angle[turned / 2 + pair];
         return first ? x * cosine - other * sine : other * sine + x * cosine;
     });
+}
+
+struct FinishRows {
+    Rows out, x, angle;  // angle: no rows where nothing turns
+    const float* gain;   // null: none
+    float epsilon;
+    u32 heads;
+    u32 dtype;  // a Kind: what each part rounds to
+    Round round;
+    u32 pad;
+};
+
+// norm_quant and qk_finish: rms_norm, then rope of the last R columns, then a round trip, each part rounded to
+// the dtype as where they are ops of their own. One block a row; shared memory: one float per 128 columns,
+// then the row.
+KERNEL(finish_rows, FinishRows, 256) {
+    SHARED(shared);
+    const u32 row = blockIdx.x, width = p.x.width;
+    float* const sums = (float*)shared;
+    float* const values = sums + ceil_div(width, FOLD);
+    // 1 norm
+    const float sum = row_sum(width, sums, [&](u32 column, float sum) {
+        const float x = load(p.x, row, column);
+        return fmaf(x, x, sum);
+    });
+    const float scale = 1.0f / sqrtf(sum / (float)width + p.epsilon);
+    for (u32 column = threadIdx.x; column < width; column += blockDim.x) {
+        const float value = load(p.x, row, column) * scale;
+        values[column] = narrow(p.gain ? value * p.gain[column] : value, p.dtype);
+    }
+    __syncthreads();
+    // 2 rope
+    if (p.angle.rows > 0) {
+        turn(values, width, (const float*)row_of(p.angle, row / p.heads), p.angle.width, p.dtype);
+        __syncthreads();
+    }
+    // 3 round and write
+    write_rounded(p.out, row, width, p.round, [&](u32 column) { return values[column]; });
 }

@@ -21,7 +21,7 @@ pub const HEADER_NAME: &str = "../common/common.cuh";
 pub const HEADER: &str = include_str!("../../../kernels/common/common.cuh");
 
 /// All units.
-pub static UNITS: [Unit; 6] = [
+pub static UNITS: [Unit; 7] = [
     Unit {
         name: "rows",
         text: include_str!("../../../kernels/rows/rows.cu"),
@@ -39,6 +39,7 @@ pub static UNITS: [Unit; 6] = [
             "dequantise_rows",
             "rms_norm_rows",
             "rope_rows",
+            "finish_rows",
         ],
     },
     Unit {
@@ -56,11 +57,20 @@ pub static UNITS: [Unit; 6] = [
         text: include_str!("../../../kernels/attend/attend.cu"),
         kernels: &["attend", "attend_merge"],
     },
-    Unit { name: "moe", text: include_str!("../../../kernels/moe/moe.cu"), kernels: &["bucket"] },
+    Unit {
+        name: "compress",
+        text: include_str!("../../../kernels/compress/compress.cu"),
+        kernels: &["compress_entries"],
+    },
+    Unit {
+        name: "moe",
+        text: include_str!("../../../kernels/moe/moe.cu"),
+        kernels: &["bucket", "route_rows"],
+    },
     Unit {
         name: "stream",
         text: include_str!("../../../kernels/stream/stream.cu"),
-        kernels: &["hc_mix"],
+        kernels: &["hc_mix", "hc_streams", "hc_enter"],
     },
 ];
 

@@ -6,7 +6,9 @@
 use hal::Op;
 
 use crate::driver::Launch;
-use crate::record::{Scope, attend, convert, gemm, index, map, moe, rows, stream};
+use crate::record::{
+    Scope, attend, compress, convert, finish, gemm, index, map, moe, rows, stream,
+};
 
 /// One way to run an op.
 pub(crate) struct Entry {
@@ -27,6 +29,26 @@ const fn plain(
     record: fn(&Op, &Scope<'_>) -> Vec<Launch>,
 ) -> Entry {
     Entry { op, fits, workspace_bytes: |_, _| 0, record }
+}
+
+/// A hyper-connection site.
+const fn site(op: &'static str) -> Entry {
+    Entry {
+        op,
+        fits: stream::site_fits,
+        workspace_bytes: stream::site_workspace_bytes,
+        record: stream::site_record,
+    }
+}
+
+/// A router.
+const fn router(op: &'static str) -> Entry {
+    Entry {
+        op,
+        fits: moe::route_fits,
+        workspace_bytes: moe::route_workspace_bytes,
+        record: moe::route,
+    }
 }
 
 /// What there is, by op.
@@ -54,6 +76,13 @@ static TABLE: &[Entry] = &[
     },
     plain("index_score", index::score_fits, index::score),
     plain("hc_mix", stream::hc_mix_fits, stream::hc_mix),
+    site("hc_pre"),
+    site("hc_turn"),
+    plain("norm_quant", finish::fits, finish::record),
+    plain("qk_finish", finish::fits, finish::record),
+    plain("compress", compress::fits, compress::record),
+    router("route"),
+    router("route_table"),
 ];
 
 /// The entry that runs `op`, if any.
@@ -69,6 +98,7 @@ mod tests {
     fn every_primitive_has_an_entry() {
         let mut names: Vec<&str> = TABLE.iter().map(|entry| entry.op).collect();
         names.dedup();
-        assert_eq!(names, Op::NAMES[..Op::PRIMITIVES]);
+        assert_eq!(names[..Op::PRIMITIVES], Op::NAMES[..Op::PRIMITIVES]);
+        assert!(names.iter().all(|name| Op::NAMES.contains(name)), "{names:?}");
     }
 }

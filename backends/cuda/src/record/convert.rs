@@ -3,40 +3,25 @@
 use hal::op::{Convert, ConvertForm};
 use hal::{Op, RowCodec, Tensor};
 
-use super::{Args, FP4_ROWS, FP8_ROWS, Scope, is_block, is_plain, is_row};
+use super::{Args, Scope, is_block, is_rounded, is_row};
 use crate::driver::Launch;
-
-/// (kind, block, tail) of a codec, as `kernels/rows/rows.cu` takes them.
-fn numbers(codec: RowCodec) -> (u32, u16, u16) {
-    match codec {
-        RowCodec::Fp8 { block, tail } => (FP8_ROWS, block, tail),
-        RowCodec::Fp4 { block } => (FP4_ROWS, block, 0),
-        _ => (0, 1, 0),
-    }
-}
 
 pub(crate) fn rows_fits(op: &Op) -> bool {
     let Op::Convert(op) = op else { return false };
-    if !is_row(&op.x) || !is_row(&op.out) {
-        return false;
-    }
     match op.form {
-        ConvertForm::Cast => true,
-        // Into coded rows only of the codec that is rounded to: they are encoded, not rounded twice.
-        ConvertForm::RoundTrip(codec) => {
-            is_block(codec, op.x.width()) && (is_plain(&op.out) || op.out.codec() == codec)
-        }
+        ConvertForm::Cast => is_row(&op.x) && is_rounded(&op.out, None),
+        ConvertForm::RoundTrip(codec) => is_row(&op.x) && is_rounded(&op.out, Some(codec)),
         _ => false,
     }
 }
 
 pub(crate) fn rows(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let Op::Convert(op) = op else { unreachable!("convert of {}", op.name()) };
-    let (form, block, tail) = match op.form {
-        ConvertForm::RoundTrip(codec) => numbers(codec),
-        _ => (0, 1, 0),
+    let round = match op.form {
+        ConvertForm::RoundTrip(codec) => Some(codec),
+        _ => None,
     };
-    let args = Args::new().rows(&op.out).rows(&op.x).int(form).short(block).short(tail);
+    let args = Args::new().rows(&op.out).rows(&op.x).round(round);
     scope.launch("convert_rows", [op.x.rows(), 1, 1], 128, 0, args)
 }
 
@@ -58,8 +43,7 @@ pub(crate) fn dequantise_fits(op: &Op) -> bool {
 
 /// Arguments of both, in the order of the kernel.
 fn coded(tensors: [&Tensor; 3], codec: RowCodec) -> Args {
-    let (form, block, _) = numbers(codec);
-    tensors.into_iter().fold(Args::new(), Args::rows).int(form).short(block).short(0)
+    tensors.into_iter().fold(Args::new(), Args::rows).round(Some(codec))
 }
 
 pub(crate) fn quantise(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {

@@ -5,7 +5,9 @@
 //! is `unreachable!`.
 
 pub(crate) mod attend;
+pub(crate) mod compress;
 pub(crate) mod convert;
+pub(crate) mod finish;
 pub(crate) mod gemm;
 pub(crate) mod index;
 pub(crate) mod map;
@@ -51,18 +53,28 @@ impl Args {
 
     /// A `Rows`.
     pub(crate) fn rows(self, tensor: &Tensor) -> Args {
-        let (block, tail) = match tensor.codec() {
-            RowCodec::Fp8 { block, tail } => (block, tail),
-            RowCodec::Fp4 { block } => (block, 0),
-            _ => (0, 0),
+        self.place(&Place::of(tensor))
+    }
+
+    /// A `Rows`.
+    pub(crate) fn place(self, place: &Place) -> Args {
+        self.address(place.address)
+            .long(place.stride_bytes)
+            .int(place.rows)
+            .int(place.width)
+            .int(place.kind)
+            .short(place.block)
+            .short(place.tail)
+    }
+
+    /// A `Round`.
+    pub(crate) fn round(self, codec: Option<RowCodec>) -> Args {
+        let (form, block, tail) = match codec {
+            Some(RowCodec::Fp8 { block, tail }) => (FP8_ROWS, block, tail),
+            Some(RowCodec::Fp4 { block }) => (FP4_ROWS, block, 0),
+            _ => (F32, 1, 0),
         };
-        self.address(address_of(tensor))
-            .long(tensor.row_stride_bytes())
-            .int(tensor.rows())
-            .int(tensor.width())
-            .int(kind_of(tensor))
-            .short(block)
-            .short(tail)
+        self.int(form).short(block).short(tail)
     }
 
     /// A `Rows` of one tensor or of none.
@@ -107,6 +119,45 @@ impl Args {
     }
 }
 
+/// Where rows lie, as a kernel sees them.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) address: Address,
+    pub(crate) stride_bytes: u64,
+    pub(crate) rows: u32,
+    pub(crate) width: u32,
+    pub(crate) kind: u32,
+    block: u16,
+    tail: u16,
+}
+
+impl Place {
+    pub(crate) fn of(tensor: &Tensor) -> Place {
+        let (block, tail) = match tensor.codec() {
+            RowCodec::Fp8 { block, tail } => (block, tail),
+            RowCodec::Fp4 { block } => (block, 0),
+            _ => (0, 0),
+        };
+        Place {
+            address: address_of(tensor),
+            stride_bytes: tensor.row_stride_bytes(),
+            rows: tensor.rows(),
+            width: tensor.width(),
+            kind: kind_of(tensor),
+            block,
+            tail,
+        }
+    }
+
+    /// f32 rows in the workspace of an op, `bytes` behind its begin; `bytes` moves behind them.
+    pub(crate) fn scratch(scope: &Scope<'_>, bytes: &mut u64, rows: u32, width: u32) -> Place {
+        let stride_bytes = 4 * u64::from(width);
+        let address = scope.workspace + *bytes;
+        *bytes += (stride_bytes * u64::from(rows)).next_multiple_of(256);
+        Place { address, stride_bytes, rows, width, kind: F32, block: 0, tail: 0 }
+    }
+}
+
 impl Scope<'_> {
     /// A launch.
     pub(crate) fn launch(
@@ -140,14 +191,23 @@ pub(crate) fn kind_of(tensor: &Tensor) -> u32 {
     match (tensor.codec(), tensor.dtype()) {
         (RowCodec::Fp8 { .. }, _) => FP8_ROWS,
         (RowCodec::Fp4 { .. }, _) => FP4_ROWS,
-        (_, DType::F32) => 0,
-        (_, DType::Bf16) => 1,
-        (_, DType::F16) => 2,
+        (_, dtype) if dtype.is_real() => kind_of_real(dtype),
         (_, DType::F8E4M3 | DType::U8) => 3,
-        (_, DType::I32 | DType::U32) => 4,
+        _ => 4,
     }
 }
 
+/// The same of a real dtype.
+pub(crate) fn kind_of_real(dtype: DType) -> u32 {
+    match dtype {
+        DType::Bf16 => BF16,
+        DType::F16 => 2,
+        _ => F32,
+    }
+}
+
+const F32: u32 = 0;
+pub(crate) const BF16: u32 = 1;
 pub(crate) const FP8_ROWS: u32 = 5;
 pub(crate) const FP4_ROWS: u32 = 6;
 
@@ -176,6 +236,12 @@ pub(crate) fn is_block(codec: RowCodec, width: u32) -> bool {
         RowCodec::Fp4 { block } => block > 0 && block.is_multiple_of(2),
         _ => false,
     }
+}
+
+/// True if `write_rounded` of common.cuh takes it: rows of a codec only after a round trip to that codec.
+pub(crate) fn is_rounded(out: &Tensor, round: Option<RowCodec>) -> bool {
+    let Some(codec) = round else { return is_row(out) };
+    is_row(out) && is_block(codec, out.width()) && (is_plain(out) || out.codec() == codec)
 }
 
 /// Gains, biases and the like are read as one row.
