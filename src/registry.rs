@@ -10,7 +10,11 @@ use hal::{DeviceInfo, Error, ErrorKind, Result};
 
 /// Every backend in this binary, the one that is always there first.
 pub fn registry() -> Registry {
-    Registry::new(vec![Arc::new(backend_cpu::CpuBackend)])
+    Registry::new(vec![
+        Arc::new(backend_cpu::CpuBackend),
+        #[cfg(feature = "cuda")]
+        Arc::new(backend_cuda::CudaBackend::default()),
+    ])
 }
 
 /// The name a device is asked for by: `cpu`, `cuda:1`.
@@ -28,8 +32,12 @@ pub fn name_of(device: &DeviceInfo) -> String {
 pub fn find(name: &str) -> Result<DeviceInfo> {
     let name: DeviceName = name.parse()?;
     let registry = registry();
-    let devices = registry.backend(&name.backend)?.devices()?;
-    let names = devices.iter().map(name_of).collect::<Vec<_>>().join(", ");
+    let backend = registry.backend(&name.backend)?;
+    let devices = backend.devices()?;
+    let names = match devices.is_empty() {
+        true => format!("none: {}", backend.doctor().join("; ")),
+        false => devices.iter().map(name_of).collect::<Vec<_>>().join(", "),
+    };
     devices.into_iter().find(|device| device.ordinal == name.ordinal).ok_or_else(|| {
         let message = format!("no device {name}; {} has {names}", name.backend);
         Error::new(ErrorKind::NotFound, message)

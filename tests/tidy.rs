@@ -20,7 +20,7 @@ const UNSAFE_PLACES: [&str; 4] = ["kernels/", "backends/", "mmap/", "tests/decod
 const BACKEND_WORDS: [&str; 10] =
     ["cuda", "ascend", "cann", "wgpu", "npu", "vulkan", "metal", "nvidia", "nvrtc", "backend_cpu"];
 /// What each of our crates may depend on, of our crates. The root package is free.
-const DIRECTIONS: [(&str, &[&str]); 8] = [
+const DIRECTIONS: [(&str, &[&str]); 9] = [
     ("hal", &[]),
     ("mmap", &[]),
     ("kernels", &["hal"]),
@@ -29,6 +29,7 @@ const DIRECTIONS: [(&str, &[&str]); 8] = [
     ("server", &["hal", "engine"]),
     ("backends/null", &["hal", "kernels", "conformance"]),
     ("backends/cpu", &["hal", "kernels", "conformance"]),
+    ("backends/cuda", &["hal", "kernels", "conformance"]),
 ];
 
 /// A text file of the tree.
@@ -206,6 +207,7 @@ fn directions(source: &Source) -> Vec<String> {
         "server",
         "backend-null",
         "backend-cpu",
+        "backend-cuda",
     ];
     let mut dependencies = false;
     let mut found = Vec::new();
