@@ -3,6 +3,7 @@
 //! A device that has a native collective lists it. Everywhere else only the communicator of one rank
 //! works, where every collective is a copy; a larger one is refused by name when the model opens.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub trait Communicator: Send + Sync + fmt::Debug {
     fn rank(&self) -> u32;
     /// Number of devices.
     fn size(&self) -> u32;
+    /// For the backend's own downcast.
+    fn as_any(&self) -> &dyn Any;
 }
 
 /// The communicator of a device that is alone.
@@ -29,6 +32,9 @@ impl Communicator for SoloCommunicator {
     }
     fn size(&self) -> u32 {
         1
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 }
 
