@@ -9,6 +9,7 @@ use backend_ascend::sys::nnopbase::aclOpExecutor;
 use backend_ascend::sys::operators::{Operator, Raw};
 
 use crate::machine::{Machine, Object, POISON, Scalar, Soc, Span, Tensor, lock};
+use crate::mutation::Mutation;
 use crate::numerics;
 use crate::rules;
 use crate::runtime::{FAILURE, current, enter, refuse, stream_of};
@@ -151,11 +152,13 @@ pub fn plan(
     let made = || -> Result<(), i32> {
         let mut machine = enter(name)?;
         let (_, device) = current(&mut machine, name)?;
+        let mut raw = raw.to_vec();
+        mistaken(&mut machine, operator, &mut raw);
         let mut handles = Vec::new();
         let params: Result<Vec<Param>, (i32, String)> = operator
             .kinds()
             .chars()
-            .zip(raw)
+            .zip(&raw)
             .map(|pair| param(&machine, pair, device, &mut handles))
             .collect();
         let checked = params.and_then(|params| {
@@ -182,33 +185,63 @@ pub fn plan(
     made().err().unwrap_or(0)
 }
 
+/// Makes the mistake that a test ordered.
+fn mistaken(machine: &mut Machine, operator: Operator, raw: &mut [Raw]) {
+    let ordered = matches!(operator, Operator::Sub | Operator::Div | Operator::LtTensor);
+    if ordered && machine.order.strikes(Mutation::SwappedOperands) {
+        raw.swap(0, 1);
+    }
+    if operator == Operator::Sort && machine.order.strikes(Mutation::UnstableSort) {
+        raw[1] = Raw::Y(false);
+    }
+    if operator == Operator::Matmul && machine.order.strikes(Mutation::LowPrecision) {
+        raw[3] = Raw::B(1);
+    }
+}
+
 /// Phase two.
 pub fn run(
     operator: Operator,
     workspace: *mut c_void,
     bytes: u64,
     executor: *mut aclOpExecutor,
-    stream: aclrtStream,
+    raw_stream: aclrtStream,
 ) -> i32 {
     let name = operator.symbols().1;
     let made = || -> Result<(), i32> {
         let mut machine = enter(name)?;
-        let stream = stream_of(&mut machine, stream, name)?;
+        let stream = stream_of(&mut machine, raw_stream, name)?;
         let Some(Object::Executor(found)) = machine.objects.get(&executor.addr()) else {
             let text = format!("{name}: phase two without phase one, or twice");
             return Err(refuse(&mut machine, INVALID, text));
         };
         let found = Arc::clone(found);
+        let (mut bytes, mut address) = (bytes, workspace.addr() as u64);
+        if bytes > 0 && machine.order.strikes(Mutation::ShortWorkspace) {
+            bytes -= 1;
+        }
+        if bytes > 0 && machine.order.strikes(Mutation::NoWorkspace) {
+            address = 0;
+        }
         if !found.repeatable.load(Ordering::Relaxed) {
             machine.objects.remove(&executor.addr());
         }
-        let task = task(&machine, operator, &found, workspace.addr() as u64, bytes);
+        let task = task(&machine, operator, &found, address, bytes);
         let task = match task {
             Ok(task) if found.device == machine.streams[&stream].device => task,
             Ok(_) => return Err(refuse(&mut machine, INVALID, format!("{name}: other device"))),
             Err(text) => return Err(refuse(&mut machine, INVALID, format!("{name}: {text}"))),
         };
-        launch(&mut machine, stream, task).map_err(|text| refuse(&mut machine, FAILURE, text))
+        let launched = launch(&mut machine, stream, task);
+        if bytes > 0 && machine.order.strikes(Mutation::EarlyFree) {
+            machine.free(address, false);
+        }
+        let once = !found.repeatable.load(Ordering::Relaxed);
+        if once && machine.order.strikes(Mutation::RunTwice) {
+            drop(machine);
+            return Err(run(operator, workspace, bytes, executor, raw_stream));
+        }
+        launched.map_err(|text| refuse(&mut machine, FAILURE, text))
     };
     made().err().unwrap_or(0)
 }

@@ -6,6 +6,9 @@
 //! the families' definitions, not from the backend. It tests our reading of the documents, no more: it
 //! knows nothing of the hardware's arithmetic, tiling, memory limits or speed.
 //!
+//! `ACL_SIM_SOC` (`910b`, `910c`, `950`) chooses the hardware for a program that knows nothing of it; tests
+//! call `acl_sim_configure`.
+//!
 //! Not simulated: processes (ranks are devices of one process), formats other than ND, the vendor's fused
 //! operators. What is not simulated is refused, never imitated.
 #![allow(
@@ -19,6 +22,7 @@
 pub mod executor;
 pub mod hccl;
 pub mod machine;
+pub mod mutation;
 mod numerics;
 pub mod objects;
 pub mod operators;
@@ -44,6 +48,19 @@ pub extern "C" fn acl_sim_configure(soc: u32, devices: u32, memory_bytes: u64) {
 #[unsafe(no_mangle)]
 pub extern "C" fn acl_sim_fail_in(calls: u64) {
     machine().fail_in = Some(calls);
+}
+
+/// The call after `calls` calls of its kind is made with mistake `number` of [`mutation::ALL`].
+#[unsafe(no_mangle)]
+pub extern "C" fn acl_sim_mutate(number: u32, calls: u64) {
+    let mutation = mutation::ALL.get(number as usize).copied();
+    machine().order = mutation::Order(mutation.map(|mutation| (mutation, calls)));
+}
+
+/// 1 while an ordered mistake was not made yet.
+#[unsafe(no_mangle)]
+pub extern "C" fn acl_sim_is_pending() -> u32 {
+    u32::from(machine().order.0.is_some())
 }
 
 /// Writes what was wrong since the last call, a line each, into `room` bytes; gives the bytes it would take.

@@ -13,6 +13,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use backend_ascend::sys::acl::{aclDataType, aclFormat};
 
+use crate::mutation::Order;
 use crate::stream::{Body, StreamState};
 
 /// First device address. Bit 55 set: no user-space pointer of x86-64 or aarch64 is one.
@@ -146,6 +147,8 @@ pub struct Machine {
     pub violations: Vec<String>,
     /// Calls until one fails by order of a test.
     pub fail_in: Option<u64>,
+    /// A mistake by order of a test.
+    pub order: Order,
 }
 
 static MACHINE: LazyLock<Mutex<Machine>> = LazyLock::new(|| Mutex::new(Machine::new()));
@@ -162,7 +165,11 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Machine {
     fn new() -> Machine {
         Machine {
-            soc: Soc::A2,
+            soc: match std::env::var("ACL_SIM_SOC").as_deref() {
+                Ok("910c") => Soc::A3,
+                Ok("950") => Soc::A5,
+                _ => Soc::A2,
+            },
             device_count: 1,
             memory_bytes: 4 << 30,
             initialised: false,
@@ -180,6 +187,7 @@ impl Machine {
             host: Clock::default(),
             violations: Vec::new(),
             fail_in: None,
+            order: Order::default(),
         }
     }
 

@@ -13,6 +13,7 @@ use backend_ascend::sys::nnopbase::*;
 
 use crate::executor::INVALID;
 use crate::machine::{Object, Scalar, Tensor, machine};
+use crate::mutation::Mutation;
 use crate::runtime::{fail, refuse};
 
 /// Most dimensions of a tensor.
@@ -61,7 +62,29 @@ pub unsafe extern "C" fn aclCreateTensor(
         return ptr::null_mut();
     }
     let data = data.addr() as u64;
-    insert(Object::Tensor(Tensor { dims, strides, offset, dtype, format, storage, data }))
+    let mut tensor = Tensor { dims, strides, offset, dtype, format, storage, data };
+    mistaken(&mut tensor);
+    insert(Object::Tensor(tensor))
+}
+
+/// Makes the mistake that a test ordered.
+fn mistaken(tensor: &mut Tensor) {
+    let order = &mut machine().order;
+    if order.strikes(Mutation::WrongType) {
+        tensor.dtype = aclDataType(tensor.dtype.0 + 1);
+    }
+    if order.strikes(Mutation::WrongFormat) {
+        tensor.format = aclFormat::ACL_FORMAT_NCHW;
+    }
+    if order.strikes(Mutation::ShiftedTensor) {
+        tensor.offset += 1;
+    }
+    if order.strikes(Mutation::MisalignedTensor) {
+        tensor.data += 4;
+    }
+    if order.strikes(Mutation::HostPointer) {
+        tensor.data = 0x7fff_0000_0000;
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -114,7 +137,16 @@ fn destroy(handle: usize, kind: &str, fits: fn(&Object) -> bool) -> aclnnStatus 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn aclDestroyTensor(tensor: *const aclTensor) -> aclnnStatus {
-    destroy(tensor.addr(), "tensor", |object| matches!(object, Object::Tensor(_)))
+    let (leaks, again) = {
+        let order = &mut machine().order;
+        (order.strikes(Mutation::LeakedTensor), order.strikes(Mutation::DestroyedTwice))
+    };
+    let once = || destroy(tensor.addr(), "tensor", |object| matches!(object, Object::Tensor(_)));
+    match (leaks, again) {
+        (true, _) => 0,
+        (_, true) => once() | once(),
+        _ => once(),
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use backend_ascend::sys::acl::*;
 
 use crate::machine::{EventState, Graph, Machine, Soc, Span, lock, machine};
+use crate::mutation::Mutation;
 use crate::stream::{FOREVER, Recording, StreamState, Task, launch};
 
 pub const INVALID_PARAM: i32 = 100_000;
@@ -80,6 +81,9 @@ pub fn enter(name: &str) -> Result<std::sync::MutexGuard<'static, Machine>, i32>
 
 /// Context and device current on this thread.
 pub fn current(machine: &mut Machine, name: &str) -> Result<(usize, i32), i32> {
+    if machine.order.strikes(Mutation::NoContext) {
+        CURRENT.with(|current| current.set(0));
+    }
     let context = CURRENT.with(Cell::get);
     let default = (context.wrapping_sub(DEFAULT_CONTEXT)) as i32;
     let device = match machine.contexts.get(&context) {
@@ -340,6 +344,9 @@ pub unsafe extern "C" fn aclrtFree(pointer: *mut c_void) -> aclError {
     call(|| {
         let mut machine = enter("aclrtFree")?;
         current(&mut machine, "aclrtFree")?;
+        if machine.order.strikes(Mutation::LeakedMemory) {
+            return Ok(());
+        }
         let ok = machine.free(pointer.addr() as u64, false);
         if ok { Ok(()) } else { Err(fail(FAILURE, "aclrtFree of memory in use or unknown")) }
     })
@@ -458,6 +465,10 @@ pub unsafe extern "C" fn aclrtMemcpyAsync(
         let mut machine = enter(NAME)?;
         let stream = stream_of(&mut machine, stream, NAME)?;
         let device = machine.streams[&stream].device;
+        let kind = match machine.order.strikes(Mutation::WrongDirection) {
+            true => aclrtMemcpyKind(3 - kind.0),
+            false => kind,
+        };
         let (device_side, host, writes) = match kind {
             aclrtMemcpyKind::ACL_MEMCPY_HOST_TO_DEVICE => (target.cast_const(), source, true),
             aclrtMemcpyKind::ACL_MEMCPY_DEVICE_TO_HOST => (source, target.cast_const(), false),
@@ -543,6 +554,9 @@ pub unsafe extern "C" fn aclrtDestroyStream(stream: aclrtStream) -> aclError {
 fn synchronise(raw: aclrtStream, timeout: Duration, name: &str) -> Result<(), i32> {
     let mut machine = enter(name)?;
     let stream = stream_of(&mut machine, raw, name)?;
+    if machine.order.strikes(Mutation::DroppedSynchronise) {
+        return Ok(());
+    }
     not_recording(&mut machine, name)?;
     let state = &machine.streams[&stream];
     let (mark, mut clock) = (state.mark(), state.clock.clone());
@@ -623,6 +637,9 @@ pub unsafe extern "C" fn aclrtRecordEvent(event: aclrtEvent, stream: aclrtStream
         let mut machine = enter(NAME)?;
         let stream = stream_of(&mut machine, stream, NAME)?;
         let mut found = event_of(&mut machine, event, NAME)?;
+        if machine.order.strikes(Mutation::DroppedRecord) {
+            return Ok(());
+        }
         not_recording(&mut machine, NAME)?;
         let state = &machine.streams[&stream];
         let mut clock = state.clock.clone();
@@ -642,6 +659,9 @@ pub unsafe extern "C" fn aclrtStreamWaitEvent(stream: aclrtStream, event: aclrtE
         let mut machine = enter(NAME)?;
         let stream = stream_of(&mut machine, stream, NAME)?;
         let found = event_of(&mut machine, event, NAME)?;
+        if machine.order.strikes(Mutation::DroppedWait) {
+            return Ok(());
+        }
         not_recording(&mut machine, NAME)?;
         if found.flags & ACL_EVENT_SYNC == 0 {
             return Err(refuse(&mut machine, PARAM, "the event was not made for waiting".into()));
@@ -722,6 +742,9 @@ pub unsafe extern "C" fn aclmdlRICaptureBegin(
         let thread = std::thread::current().id();
         let recording = Recording { thread, thread_local, tasks: Vec::new(), broken: false };
         machine.streams.get_mut(&stream).expect("just found").recording = Some(recording);
+        if machine.order.strikes(Mutation::MemsetInCapture) {
+            not_recording(&mut machine, "aclrtMemset")?;
+        }
         Ok(())
     })
 }

@@ -1,0 +1,48 @@
+//! Every export of the simulator has the type of the vendor's prototype: Rust compiles a cast of a function
+//! to a function pointer only if the signatures are the same, so building this file is the proof. The
+//! operators' exports and calls are made from one table and cannot differ.
+
+use acl_sim::{hccl, objects, runtime};
+use backend_ascend::sys::acl::Acl;
+use backend_ascend::sys::hccl::Hccl;
+use backend_ascend::sys::nnopbase::Nnopbase;
+
+/// Pairs the generated type of each function with the simulator's function.
+macro_rules! agree {
+    ($check:ident, $library:ty, $module:ident, $($function:ident)*) => {
+        fn $check(library: &$library) -> usize {
+            let mut count = 0;
+            $({
+                let pair = [library.$function.as_ref().ok().copied(), Some($module::$function as _)];
+                count += pair.len() / 2;
+            })*
+            count
+        }
+    };
+}
+
+agree!(runtime_agrees, Acl, runtime,
+    aclInit aclFinalize aclGetRecentErrMsg aclrtGetVersion aclrtGetSocName aclrtGetDeviceCount
+    aclrtSetDevice aclrtResetDevice aclrtCreateContext aclrtDestroyContext aclrtSetCurrentContext
+    aclrtCtxSetSysParamOpt aclrtGetMemInfo aclrtCreateStreamWithConfig aclrtDestroyStream
+    aclrtSynchronizeStream aclrtSynchronizeStreamWithTimeout aclrtSetStreamFailureMode
+    aclrtCreateEventExWithFlag aclrtDestroyEvent aclrtRecordEvent aclrtStreamWaitEvent
+    aclrtQueryEventStatus aclrtSynchronizeEventWithTimeout aclrtMalloc aclrtFree aclrtMallocHost
+    aclrtFreeHost aclrtMemcpy aclrtMemcpyAsync aclrtMemset aclmdlRICaptureBegin aclmdlRICaptureEnd
+    aclmdlRIExecuteAsync aclmdlRIDestroy);
+agree!(objects_agree, Nnopbase, objects,
+    aclCreateTensor aclCreateScalar aclCreateIntArray aclCreateTensorList aclDestroyTensor
+    aclDestroyScalar aclDestroyIntArray aclDestroyTensorList aclSetAclOpExecutorRepeatable
+    aclDestroyAclOpExecutor);
+agree!(collectives_agree, Hccl, hccl,
+    HcclCommInitAll HcclAllReduce HcclAllGather HcclReduceScatter HcclAlltoAll HcclCommDestroy
+    HcclGetErrorString);
+
+#[test]
+fn every_export_has_the_vendors_type() {
+    // The functions above are never called: a library would be needed. Naming them compiles them.
+    let checks: (fn(&Acl) -> usize, fn(&Nnopbase) -> usize, fn(&Hccl) -> usize) =
+        (runtime_agrees, objects_agree, collectives_agree);
+    assert_ne!(checks.0 as usize, 0);
+    assert_ne!(checks.1 as usize, checks.2 as usize);
+}
