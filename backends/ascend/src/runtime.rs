@@ -164,6 +164,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A new context, current on this thread.
+fn context(driver: &Driver, device: i32) -> Result<acl::aclrtContext> {
+    let mut context = ptr::null_mut();
+    // SAFETY: a place to write to.
+    let code = unsafe { driver.libraries.acl.aclrtCreateContext(&mut context, device) };
+    driver.check(code, "aclrtCreateContext")?;
+    Ok(context)
+}
+
 impl Runtime {
     /// Makes a context on device `ordinal`, in deterministic and position-independent arithmetic.
     pub(crate) fn open(driver: &Arc<Driver>, ordinal: u32) -> Result<Runtime> {
@@ -171,36 +180,38 @@ impl Runtime {
         let acl = &driver.libraries.acl;
         // SAFETY: the number was taken from the device count.
         driver.check(unsafe { acl.aclrtSetDevice(device) }, "aclrtSetDevice")?;
-        let mut context = ptr::null_mut();
-        // SAFETY: a place to write to.
-        let code = unsafe { acl.aclrtCreateContext(&mut context, device) };
-        driver.check(code, "aclrtCreateContext")?;
+        let name = driver.soc_name();
+        let made = Soc::from_name(&name)
+            .ok_or_else(|| {
+                let known = "only Ascend910B, Ascend910_93 and Ascend950 are known";
+                Error::unsupported(format!("{name}: {known}"))
+            })
+            .and_then(|soc| Ok((soc, context(driver, device)?)));
+        let (soc, context) = made.inspect_err(|_| {
+            // SAFETY: pairs with `aclrtSetDevice`.
+            unsafe { acl.aclrtResetDevice(device) };
+        })?;
+        let mut runtime = Runtime {
+            driver: Arc::clone(driver),
+            soc,
+            device,
+            context,
+            limit_bytes: 0,
+            report: Mutex::default(),
+            lost: Mutex::default(),
+            lines: Mutex::default(),
+            tables: Mutex::default(),
+        };
         for (option, name) in [
             (aclSysParamOpt::ACL_OPT_DETERMINISTIC, "deterministic"),
             (aclSysParamOpt::ACL_OPT_STRONG_CONSISTENCY, "strong consistency"),
         ] {
             // SAFETY: options of the context just made.
-            let code = unsafe { acl.aclrtCtxSetSysParamOpt(option, 1) };
+            let code = unsafe { runtime.acl().aclrtCtxSetSysParamOpt(option, 1) };
             driver.check(code, &format!("aclrtCtxSetSysParamOpt, {name}"))?;
         }
-        let name = driver.soc_name();
-        let soc = Soc::from_name(&name).ok_or_else(|| {
-            Error::unsupported(format!(
-                "{name}: only Ascend910B, Ascend910_93 and Ascend950 are known"
-            ))
-        })?;
-        let (_, limit_bytes) = driver.memory_info()?;
-        Ok(Runtime {
-            driver: Arc::clone(driver),
-            soc,
-            device,
-            context,
-            limit_bytes,
-            report: Mutex::default(),
-            lost: Mutex::default(),
-            lines: Mutex::default(),
-            tables: Mutex::default(),
-        })
+        runtime.limit_bytes = driver.memory_info()?.1;
+        Ok(runtime)
     }
 
     pub(crate) fn acl(&self) -> &acl::Acl {

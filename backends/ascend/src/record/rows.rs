@@ -34,15 +34,13 @@ fn gather_rows(tape: &mut Tape, op: &Gather, source: &Tensor, more: Option<&Tens
     let index = list(tape, &op.index)?;
     let index = divided(tape, &index, op.per);
     let coded = source.codec() != RowCodec::Plain;
-    let place = tape.place(source)?;
-    let out = View::units(&op.out, tape.place(&op.out)?);
-    let mut units = View::units(source, place);
-    let bytes = |tensor: &Tensor, place| View::rows_of(tensor, place, Element::I8);
-    let fine = units.element == Element::I8 || (!coded && out.element == Element::I8);
-    let fine = fine || more.is_some_and(|more| !more.offset_bytes().is_multiple_of(4));
-    if fine {
-        units = bytes(source, place);
+    let mut element = View::units(source, tape.place(source)?).element;
+    for other in [more, (!coded).then_some(&op.out)].into_iter().flatten() {
+        if View::units(other, tape.place(other)?).element == Element::I8 {
+            element = Element::I8;
+        }
     }
+    let units = View::rows_of(source, tape.place(source)?, element);
     let rows = i64::from(source.rows());
     let safe = tape.clamp(&index, 0.0, rows as f64 - 1.0);
     let mut found = tape.rows(&units, &safe);
@@ -60,10 +58,7 @@ fn gather_rows(tape: &mut Tape, op: &Gather, source: &Tensor, more: Option<&Tens
     let value = tape.constant(units.element, value)?;
     let found = tape.choose(&absent, &value, &found);
     if coded {
-        let bytes = View {
-            dims: vec![found.dim(0), i64::from(source.row_bytes() as u32)],
-            ..as_bytes(&found)
-        };
+        let bytes = as_bytes(&found);
         let decoded = codec::decode(tape, &bytes, source.codec(), source.width().into())?;
         return put(tape, &decoded, &op.out);
     }
@@ -323,7 +318,9 @@ pub(crate) fn rope(tape: &mut Tape, op: &Op) -> Result<()> {
         sine = tape.unary(Operator::Neg, &sine);
     }
     let out = tape.temp(Element::F32, &x.dims);
-    tape.store(&x.slice(2, 0, width - turned), &out.slice(2, 0, width - turned));
+    if width > turned {
+        tape.store(&x.slice(2, 0, width - turned), &out.slice(2, 0, width - turned));
+    }
     let pairs = x.slice(2, width - turned, turned);
     let (a, b) = (pairs.every(0, 2), pairs.every(1, 2));
     let result = out.slice(2, width - turned, turned);
