@@ -77,17 +77,19 @@ fn work(device: &Arc<dyn Device>) -> Result<Vec<u8>> {
             last = Some(down);
         }
     }
+    // Nobody waits for the last one: the queue is dropped on it.
+    compute.submit(&plan, last.as_slice())?;
     Ok(all)
 }
 
 /// One machine with one mistake ordered; what was wrong, and what came back.
 fn run(mutation: Option<(usize, u64)>) -> (Vec<String>, Result<Vec<u8>>, bool) {
     let sim = Sim::new(0, 1);
+    let device = sim.device(&[]);
     if let Some((number, calls)) = mutation {
         let mutate: extern "C" fn(u32, u64) = sim.symbol("acl_sim_mutate");
         mutate(number as u32, calls);
     }
-    let device = sim.device(&[]);
     let got = work(&device);
     drop(device);
     let pending: extern "C" fn() -> u32 = sim.symbol("acl_sim_is_pending");
@@ -100,11 +102,11 @@ fn every_mistake_is_found() {
     let (violations, clean, _) = run(None);
     assert!(violations.is_empty(), "the clean run: {violations:?}");
     let clean = clean.expect("the clean run works");
-    let mut unfound = Vec::new();
+    let mut unfound: Vec<String> = Vec::new();
     for (number, mutation) in ALL.iter().enumerate() {
-        // The first call of the kind and a later one.
+        // The first call of the kind and later ones. (The third wait of this work repeats the second.)
         let mut made_once = false;
-        for calls in [0, 2] {
+        for calls in [0, 1, 3] {
             let (violations, got, made) = run(Some((number, calls)));
             if !made {
                 continue;
@@ -115,7 +117,9 @@ fn every_mistake_is_found() {
                 unfound.push(format!("{mutation:?} after {calls} calls"));
             }
         }
-        assert!(made_once, "the work makes no call that {mutation:?} could alter");
+        if !made_once {
+            unfound.push(format!("{mutation:?}: the work makes no such call"));
+        }
     }
     assert!(unfound.is_empty(), "not found: {unfound:?}");
 }
