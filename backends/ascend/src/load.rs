@@ -70,10 +70,17 @@ impl Search {
     }
 }
 
+/// Linux's `RTLD_NODELETE`: the vendor's libraries keep threads of their own, so they are never unloaded.
+#[cfg(target_os = "linux")]
+const NEVER_UNLOAD: i32 = 0x1000;
+#[cfg(all(unix, not(target_os = "linux")))]
+const NEVER_UNLOAD: i32 = 0;
+
 #[cfg(unix)]
 fn local(path: &OsString) -> Result<Library, libloading::Error> {
+    let flags = unix::RTLD_NOW | unix::RTLD_LOCAL | NEVER_UNLOAD;
     // SAFETY: running the initialisers of the vendor's libraries is what opening a device means.
-    let library = unsafe { unix::Library::open(Some(path), unix::RTLD_NOW | unix::RTLD_LOCAL) };
+    let library = unsafe { unix::Library::open(Some(path), flags) };
     library.map(Library::from)
 }
 
@@ -158,8 +165,6 @@ fn operators(search: &Search) -> Result<Operators, String> {
             Ok(library) => {
                 // SAFETY: these are the built-in packages the table's signatures were written for.
                 unsafe { operators.load(&library) };
-                // Its functions are used as long as the process lives.
-                std::mem::forget(library);
             }
             Err(why) => failures.push(why),
         }

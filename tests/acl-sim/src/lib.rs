@@ -19,6 +19,7 @@
     reason = "exports have the vendor's names and contracts; the crate is a test tool"
 )]
 
+pub mod capture;
 pub mod executor;
 pub mod hccl;
 pub mod machine;

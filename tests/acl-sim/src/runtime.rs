@@ -1,4 +1,4 @@
-//! Exports of the runtime library: contexts, memory, streams, events, capture.
+//! Exports of the runtime library: contexts, memory, streams, events.
 //!
 //! Every entry answers with the vendor's codes. What the vendor's documents forbid is also written down
 //! as a violation; what merely fails (no memory left, a timeout) is not.
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use backend_ascend::sys::acl::*;
 
-use crate::machine::{EventState, Graph, Machine, Soc, Span, lock, machine};
+use crate::machine::{EventState, Machine, Soc, Span, machine};
 use crate::mutation::Mutation;
-use crate::stream::{FOREVER, Recording, StreamState, Task, launch};
+use crate::stream::{FOREVER, StreamState, Task, launch};
 
 pub const INVALID_PARAM: i32 = 100_000;
 pub const UNINITIALIZE: i32 = 100_001;
@@ -22,10 +22,7 @@ const PARAM: i32 = 107_000;
 const DEVICE: i32 = 107_001;
 pub const CONTEXT_NULL: i32 = 107_002;
 pub const STREAM_CONTEXT: i32 = 107_003;
-const HANDLE: i32 = 107_017;
-const CAPTURE: i32 = 107_027;
-const NOT_CAPTURED: i32 = 107_029;
-const WRONG_THREAD: i32 = 107_038;
+pub const HANDLE: i32 = 107_017;
 const CAPTURE_SYNC: i32 = 107_041;
 const UNSUPPORTED: i32 = 207_000;
 const NO_MEMORY: i32 = 207_001;
@@ -33,7 +30,6 @@ pub const FAILURE: i32 = 500_003;
 const EXCEPTION: i32 = 507_015;
 const STREAM_TIMEOUT: i32 = 507_046;
 const EVENT_TIMEOUT: i32 = 507_047;
-const INVALIDATED: i32 = 507_903;
 
 /// Contexts every device has: number + device.
 const DEFAULT_CONTEXT: usize = 0x100;
@@ -96,12 +92,12 @@ pub fn current(machine: &mut Machine, name: &str) -> Result<(usize, i32), i32> {
 }
 
 /// Runs a body that answers with a code in its error.
-fn call(body: impl FnOnce() -> Result<(), i32>) -> i32 {
+pub fn call(body: impl FnOnce() -> Result<(), i32>) -> i32 {
     body().err().unwrap_or(0)
 }
 
 /// Refuses what may not be called while this thread (or, in global mode, any) records.
-fn not_recording(machine: &mut Machine, name: &str) -> Result<(), i32> {
+pub fn not_recording(machine: &mut Machine, name: &str) -> Result<(), i32> {
     let own = std::thread::current().id();
     let mut streams = machine.streams.values_mut();
     let open = streams.find_map(|stream| {
@@ -562,12 +558,13 @@ fn synchronise(raw: aclrtStream, timeout: Duration, name: &str) -> Result<(), i3
     let (mark, mut clock) = (state.mark(), state.clock.clone());
     clock.set(stream, state.sequence);
     drop(machine);
-    let outcome = mark.wait(timeout);
+    let Some(outcome) = mark.wait(timeout) else {
+        return Err(fail(STREAM_TIMEOUT, "the stream is not done in time"));
+    };
     crate::machine::machine().host.join(&clock);
     match outcome {
-        None => Err(fail(STREAM_TIMEOUT, "the stream is not done in time")),
-        Some(Err(text)) => Err(fail(EXCEPTION, &text)),
-        Some(Ok(())) => Ok(()),
+        Err(text) => Err(fail(EXCEPTION, &text)),
+        Ok(()) => Ok(()),
     }
 }
 
@@ -723,88 +720,5 @@ pub unsafe extern "C" fn aclrtSynchronizeEventWithTimeout(
         }
         crate::machine::machine().host.join(&found.clock);
         Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn aclmdlRICaptureBegin(
-    stream: aclrtStream,
-    mode: aclmdlRICaptureMode,
-) -> aclError {
-    const NAME: &str = "aclmdlRICaptureBegin";
-    call(|| {
-        let mut machine = enter(NAME)?;
-        let stream = stream_of(&mut machine, stream, NAME)?;
-        if mode.0 > 2 || machine.streams[&stream].recording.is_some() {
-            return Err(refuse(&mut machine, CAPTURE, format!("{NAME} twice, or mode {}", mode.0)));
-        }
-        let thread_local = mode != aclmdlRICaptureMode::ACL_MODEL_RI_CAPTURE_MODE_GLOBAL;
-        let thread = std::thread::current().id();
-        let recording = Recording { thread, thread_local, tasks: Vec::new(), broken: false };
-        machine.streams.get_mut(&stream).expect("just found").recording = Some(recording);
-        if machine.order.strikes(Mutation::MemsetInCapture) {
-            not_recording(&mut machine, "aclrtMemset")?;
-        }
-        Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn aclmdlRICaptureEnd(stream: aclrtStream, graph: *mut aclmdlRI) -> aclError {
-    const NAME: &str = "aclmdlRICaptureEnd";
-    call(|| {
-        let mut machine = enter(NAME)?;
-        let stream = stream_of(&mut machine, stream, NAME)?;
-        let state = machine.streams.get_mut(&stream).expect("just found");
-        let device = state.device;
-        let Some(recording) = state.recording.take() else {
-            return Err(refuse(&mut machine, NOT_CAPTURED, format!("{NAME} without a begin")));
-        };
-        if recording.thread != std::thread::current().id() {
-            return Err(refuse(&mut machine, WRONG_THREAD, format!("{NAME} on another thread")));
-        }
-        if recording.broken {
-            return Err(fail(INVALIDATED, "the capture was invalidated"));
-        }
-        let handle = machine.handle();
-        machine.graphs.insert(handle, Arc::new(Graph { device, tasks: recording.tasks }));
-        // SAFETY: the caller gives a place to write to.
-        unsafe { graph.write(ptr::without_provenance_mut(handle)) };
-        Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn aclmdlRIExecuteAsync(graph: aclmdlRI, stream: aclrtStream) -> aclError {
-    const NAME: &str = "aclmdlRIExecuteAsync";
-    call(|| {
-        let mut machine = enter(NAME)?;
-        let stream = stream_of(&mut machine, stream, NAME)?;
-        let device = machine.streams[&stream].device;
-        let found = machine.graphs.get(&graph.addr()).filter(|graph| graph.device == device);
-        let Some(found) = found.cloned() else {
-            return Err(refuse(&mut machine, HANDLE, format!("{NAME}: no such graph here")));
-        };
-        for task in &found.tasks {
-            let dead = task.spans.iter().any(|(span, _)| *lock(&span.block.freed));
-            if dead {
-                let text = format!("{NAME}: {} uses memory that was freed", task.what);
-                return Err(refuse(&mut machine, FAILURE, text));
-            }
-            let launched = launch(&mut machine, stream, task.clone());
-            launched.map_err(|text| refuse(&mut machine, FAILURE, text))?;
-        }
-        Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn aclmdlRIDestroy(graph: aclmdlRI) -> aclError {
-    call(|| {
-        let mut machine = enter("aclmdlRIDestroy")?;
-        match machine.graphs.remove(&graph.addr()) {
-            Some(_) => Ok(()),
-            None => Err(refuse(&mut machine, HANDLE, "no such graph".into())),
-        }
     })
 }
