@@ -42,6 +42,9 @@ pub enum Command {
     Bench(BenchArgs),
     /// Download a model from a hub, resuming and checking what is there already
     Pull(PullArgs),
+    /// Try everything on a device and write a report folder to mail back
+    #[cfg(feature = "selftest")]
+    Selftest(SelftestArgs),
 }
 
 /// Which arithmetic the model is run with.
@@ -291,6 +294,21 @@ pub struct PullArgs {
     /// Print the folder only
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+/// Arguments of `selftest`.
+#[cfg(feature = "selftest")]
+#[derive(Debug, Args)]
+pub struct SelftestArgs {
+    /// Device to try, as `hadal devices` names it
+    #[arg(long, short)]
+    pub device: String,
+    /// Folder the report goes to
+    #[arg(long, value_name = "DIR", default_value = "hadal-selftest")]
+    pub out: PathBuf,
+    /// Only the conformance kit, to standard output
+    #[arg(long)]
+    pub kit: bool,
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ mod plan;
 #[cfg(feature = "pull")]
 mod pull;
 mod run;
+#[cfg(feature = "selftest")]
+mod selftest;
 #[cfg(feature = "serve")]
 mod serve;
 mod talk;
@@ -78,6 +80,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Logits(args) => logits::logits(&args),
         Command::Eval(args) => eval::eval(&args),
         Command::Bench(args) => bench::bench(&args),
+        #[cfg(feature = "selftest")]
+        Command::Selftest(args) => selftest::selftest(&args),
         #[cfg(feature = "pull")]
         Command::Pull(args) => pull::pull(&args),
         #[cfg(not(feature = "pull"))]
