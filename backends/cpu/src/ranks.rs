@@ -21,13 +21,15 @@ impl Communicator for ThreadRank {
     fn size(&self) -> u32 {
         self.group.ranks() as u32
     }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
 }
 
 impl ThreadRank {
     /// The communicator, if it is one of ours.
     pub(crate) fn of(communicator: &dyn Communicator) -> Option<&ThreadRank> {
-        let any: &dyn Any = communicator;
-        any.downcast_ref()
+        communicator.as_any().downcast_ref()
     }
 }
 

@@ -16,8 +16,8 @@ use crate::tensor::Tensor;
 /// A group of devices that act together, as one of them sees it.
 ///
 /// How the devices reach each other is their backend's: it makes the communicators and knows its own
-/// again by type (`Any`). All ranks issue the same collectives in the same order.
-pub trait Communicator: Any + Send + Sync + fmt::Debug {
+/// again by type. All ranks issue the same collectives in the same order.
+pub trait Communicator: Send + Sync + fmt::Debug {
     /// This device's place, `0..size`.
     fn rank(&self) -> u32;
     /// Number of devices.
