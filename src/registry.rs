@@ -10,7 +10,26 @@ use hal::{DeviceInfo, Error, ErrorKind, Result};
 
 /// Every backend in this binary, the one that is always there first.
 pub fn registry() -> Registry {
-    Registry::new(vec![Arc::new(backend_cpu::CpuBackend)])
+    #[allow(unused_mut, reason = "without features there is one backend")]
+    let mut backends: Vec<Arc<dyn hal::Backend>> = vec![Arc::new(backend_cpu::CpuBackend)];
+    #[cfg(feature = "cuda")]
+    backends.push(Arc::new(backend_cuda::CudaBackend::default()));
+    #[cfg(feature = "ascend")]
+    backends.push(ascend());
+    Registry::new(backends)
+}
+
+/// One for the whole program: its libraries are initialised once. `ASCEND_TOOLKIT_HOME` says where they
+/// lie, as the vendor's `set_env.sh` sets it.
+#[cfg(feature = "ascend")]
+fn ascend() -> Arc<dyn hal::Backend> {
+    use std::sync::OnceLock;
+    static BACKEND: OnceLock<Arc<backend_ascend::AscendBackend>> = OnceLock::new();
+    let backend = BACKEND.get_or_init(|| {
+        let toolkit = std::env::var_os("ASCEND_TOOLKIT_HOME").map(Into::into);
+        Arc::new(backend_ascend::AscendBackend::new(backend_ascend::Search { toolkit, only: None }))
+    });
+    Arc::clone(backend) as _
 }
 
 /// The name a device is asked for by: `cpu`, `cuda:1`.
@@ -28,8 +47,12 @@ pub fn name_of(device: &DeviceInfo) -> String {
 pub fn find(name: &str) -> Result<DeviceInfo> {
     let name: DeviceName = name.parse()?;
     let registry = registry();
-    let devices = registry.backend(&name.backend)?.devices()?;
-    let names = devices.iter().map(name_of).collect::<Vec<_>>().join(", ");
+    let backend = registry.backend(&name.backend)?;
+    let devices = backend.devices()?;
+    let names = match devices.is_empty() {
+        true => format!("none: {}", backend.doctor().join("; ")),
+        false => devices.iter().map(name_of).collect::<Vec<_>>().join(", "),
+    };
     devices.into_iter().find(|device| device.ordinal == name.ordinal).ok_or_else(|| {
         let message = format!("no device {name}; {} has {names}", name.backend);
         Error::new(ErrorKind::NotFound, message)

@@ -440,6 +440,9 @@ fn a_collective_of_many_ranks_is_not_lowered_to_a_copy() {
         fn size(&self) -> u32 {
             2
         }
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
     }
     let (out, x) = (half(&[N, D]), half(&[N, D]));
     let error = lowered(AllReduce { out, x, communicator: Arc::new(Two) }.into()).unwrap_err();

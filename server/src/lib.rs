@@ -4,7 +4,18 @@
 //! dialect; everything else is async, knows the dialects, and never touches the engine.
 #![forbid(unsafe_code)]
 
+mod answer;
+pub mod anthropic;
 mod cache;
+pub mod fault;
+mod fields;
+pub mod grammar;
+pub mod http;
+mod ids;
 pub mod job;
+pub mod limits;
+pub mod model;
+pub mod names;
+pub mod openai;
 pub mod stats;
 pub mod worker;

@@ -23,6 +23,9 @@ pub enum Command {
     Run(RunArgs),
     /// Talk with the model
     Chat(ChatArgs),
+    /// Serve the model over HTTP with OpenAI's and Anthropic's interfaces
+    #[cfg(feature = "serve")]
+    Serve(super::serve::ServeOptions),
     /// Report a model folder's geometry, storage and size from its headers alone
     Inspect(InspectArgs),
     /// List the devices there are
@@ -39,10 +42,14 @@ pub enum Command {
     Bench(BenchArgs),
     /// Download a model from a hub, resuming and checking what is there already
     Pull(PullArgs),
+    /// Try everything on a device and write a report folder to mail back
+    #[cfg(feature = "selftest")]
+    Selftest(SelftestArgs),
 }
 
 /// Which arithmetic the model is run with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[cfg_attr(feature = "serve", derive(serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum Numerics {
     /// The quantisation simulation and dtypes of DeepSeek's own inference code
     Served,
@@ -287,6 +294,21 @@ pub struct PullArgs {
     /// Print the folder only
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+/// Arguments of `selftest`.
+#[cfg(feature = "selftest")]
+#[derive(Debug, Args)]
+pub struct SelftestArgs {
+    /// Device to try, as `hadal devices` names it
+    #[arg(long, short)]
+    pub device: String,
+    /// Folder the report goes to
+    #[arg(long, value_name = "DIR", default_value = "hadal-selftest")]
+    pub out: PathBuf,
+    /// Only the conformance kit, to standard output
+    #[arg(long)]
+    pub kit: bool,
 }
 
 #[cfg(test)]

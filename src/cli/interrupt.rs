@@ -17,11 +17,23 @@ pub struct Interrupt(Arc<AtomicBool>);
 impl Interrupt {
     /// Takes over Ctrl-C for this process.
     pub fn install() -> Result<Self> {
+        Self::of(&[SIGINT])
+    }
+
+    /// Takes over Ctrl-C and what service managers send.
+    #[cfg(feature = "serve")]
+    pub fn install_for_service() -> Result<Self> {
+        Self::of(&[SIGINT, signal_hook::consts::SIGTERM])
+    }
+
+    fn of(signals: &[i32]) -> Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
-        // Order matters: the first handler sees whether an earlier Ctrl-C is still unanswered.
-        flag::register_conditional_shutdown(SIGINT, INTERRUPTED.into(), asked.clone())
-            .and_then(|_| flag::register(SIGINT, asked.clone()))
-            .map_err(|error| Failure::new(format!("cannot handle Ctrl-C: {error}")))?;
+        for &signal in signals {
+            // Order matters: the first handler sees whether an earlier one is still unanswered.
+            flag::register_conditional_shutdown(signal, INTERRUPTED.into(), asked.clone())
+                .and_then(|_| flag::register(signal, asked.clone()))
+                .map_err(|error| Failure::new(format!("cannot handle signal {signal}: {error}")))?;
+        }
         Ok(Self(asked))
     }
 

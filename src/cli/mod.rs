@@ -19,6 +19,10 @@ mod plan;
 #[cfg(feature = "pull")]
 mod pull;
 mod run;
+#[cfg(feature = "selftest")]
+mod selftest;
+#[cfg(feature = "serve")]
+mod serve;
 mod talk;
 mod term;
 
@@ -71,9 +75,13 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Plan(args) => plan::plan(&args),
         Command::Run(args) => run::run(&args),
         Command::Chat(args) => chat::chat(&args),
+        #[cfg(feature = "serve")]
+        Command::Serve(options) => serve::serve(options),
         Command::Logits(args) => logits::logits(&args),
         Command::Eval(args) => eval::eval(&args),
         Command::Bench(args) => bench::bench(&args),
+        #[cfg(feature = "selftest")]
+        Command::Selftest(args) => selftest::selftest(&args),
         #[cfg(feature = "pull")]
         Command::Pull(args) => pull::pull(&args),
         #[cfg(not(feature = "pull"))]

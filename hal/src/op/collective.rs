@@ -22,6 +22,8 @@ pub trait Communicator: Any + Send + Sync + fmt::Debug {
     fn rank(&self) -> u32;
     /// Number of devices.
     fn size(&self) -> u32;
+    /// For the backend's own downcast.
+    fn as_any(&self) -> &dyn Any;
 }
 
 /// The communicator of a device that is alone.
@@ -34,6 +36,9 @@ impl Communicator for SoloCommunicator {
     }
     fn size(&self) -> u32 {
         1
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 }
 

@@ -1,0 +1,56 @@
+//! The conformance kit on the simulator, for every simulated generation. What is proved is that the backend
+//! uses the vendor's interface as documented and that the compositions compute the ops; nothing about
+//! hardware.
+
+mod common;
+
+use conformance::{Expectations, Settings, Suite, run_on};
+
+use common::{SOCS, Sim};
+
+fn conforms(soc: u32, suites: &[Suite], settings: &[(&str, &str)]) {
+    let sim = Sim::new(soc, 1);
+    let device = sim.device(settings);
+    let wanted = Settings { suites: suites.to_vec(), ..Settings::default() };
+    let report = run_on(&device, &wanted, &Expectations::none());
+    drop(device);
+    let violations = sim.violations();
+    report.assert_green();
+    assert!(violations.is_empty(), "{} violations: {violations:#?}", violations.len());
+}
+
+#[test]
+fn the_device_contract_holds_on_every_generation() {
+    for (_, soc) in SOCS {
+        conforms(soc, &[Suite::Device], &[]);
+    }
+}
+
+#[test]
+fn ops_rows_and_lowerings_hold_on_910b() {
+    conforms(0, &[Suite::Ops, Suite::Rows, Suite::Lower], &[]);
+}
+
+#[test]
+fn ops_rows_and_lowerings_hold_on_910c() {
+    conforms(1, &[Suite::Ops, Suite::Rows, Suite::Lower], &[]);
+}
+
+#[test]
+fn ops_rows_and_lowerings_hold_on_950() {
+    conforms(2, &[Suite::Ops, Suite::Rows, Suite::Lower], &[]);
+}
+
+#[test]
+fn weights_hold_on_every_generation() {
+    for (_, soc) in SOCS {
+        conforms(soc, &[Suite::Weights], &[]);
+    }
+}
+
+#[test]
+fn a_whole_small_step_holds_on_every_generation() {
+    for (_, soc) in SOCS {
+        conforms(soc, &[Suite::Program], &[]);
+    }
+}

@@ -1,0 +1,278 @@
+// Runs the CUDA kernels on the CPU, so that they can be tested where there is no GPU.
+//
+// Included before a `.cu` file that is compiled as C++. A thread of a block is a fiber; barriers and warp
+// operations are the places where fibers are switched; blocks run one after the other. Where all threads
+// of a warp or block meet is counted: a barrier that some thread never reaches is reported, not waited for.
+//
+// Not here: tensor cores but for one product (`mma`), asynchronous copies, inline PTX, more than one block at a time, memory errors
+// (an address outside its allocation is one here, too; a sanitizer finds it).
+#pragma once
+#define HADAL_SHIM 1
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <sys/mman.h>
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+#define DEVICE static inline __attribute__((always_inline))
+#define __syncthreads shim_syncthreads
+#define __shared__ static
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+struct uint2 { unsigned x, y; };
+struct uint4 { unsigned x, y, z, w; };
+struct float4 { float x, y, z, w; };
+struct shim_dim { unsigned x, y, z; };
+
+namespace shim {
+
+const unsigned THREADS_MAX = 1024, STACK_BYTES = 64 << 10;
+const unsigned SHARED_BYTES_MAX = 227 << 10;
+
+enum Status : int { DONE = 0, FAULT = 1, DIVERGED = 2 };
+
+struct Fiber {
+    void* stack_top;
+    void* saved;  // where it stands
+    unsigned next, before;  // in the ring of those that have not ended
+#if !defined(__x86_64__)
+    ucontext_t context;
+#endif
+};
+
+// A place where `count` threads meet.
+struct Gate { unsigned arrived; unsigned long long turn; };
+
+static Fiber fibers[THREADS_MAX];
+static unsigned current, live;
+static unsigned threads;
+static Status status;
+static Gate block_gate, warp_gates[THREADS_MAX / 32];
+static unsigned long long slots[2][THREADS_MAX];
+static unsigned char parity[THREADS_MAX];
+static unsigned long long switches_since_progress;
+alignas(16) static unsigned char shared[SHARED_BYTES_MAX];
+static shim_dim grid, block_index;
+static void (*body)(const void*);
+static const void* arguments;
+
+#if defined(__x86_64__)
+static void* main_saved;
+extern "C" void shim_switch(void** save, void* load);
+__asm__(
+    ".text\n.hidden shim_switch\n.globl shim_switch\n.type shim_switch,@function\nshim_switch:\n"
+    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
+    "movq %rsp,(%rdi)\nmovq %rsi,%rsp\n"
+    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n");
+static void switch_to(unsigned to) {
+    unsigned from = current;
+    current = to;
+    if (from != to) shim_switch(&fibers[from].saved, fibers[to].saved);
+}
+[[noreturn]] static void leave() {
+    void* nowhere;
+    shim_switch(&nowhere, main_saved);
+    abort();
+}
+#else
+static ucontext_t main_context;
+static void switch_to(unsigned to) {
+    unsigned from = current;
+    current = to;
+    if (from != to) swapcontext(&fibers[from].context, &fibers[to].context);
+}
+[[noreturn]] static void leave() {
+    setcontext(&main_context);
+    abort();
+}
+#endif
+
+static void yield() {
+    // All have been asked once and nobody moved: some thread is missing at a barrier.
+    if (++switches_since_progress > 4ull * threads + 64) {
+        status = DIVERGED;
+        leave();
+    }
+    switch_to(fibers[current].next);
+}
+
+static void meet(Gate& gate, unsigned count) {
+    unsigned long long turn = gate.turn;
+    if (++gate.arrived == count) {
+        gate.arrived = 0;
+        gate.turn++;
+        switches_since_progress = 0;
+        return;
+    }
+    while (gate.turn == turn) yield();
+    switches_since_progress = 0;
+}
+
+[[noreturn]] static void entry() {
+    body(arguments);
+    // Ended: taken out of the ring.
+    switches_since_progress = 0;
+    if (--live == 0) leave();
+    const Fiber& ended = fibers[current];
+    fibers[ended.before].next = ended.next;
+    fibers[ended.next].before = ended.before;
+    switch_to(ended.next);
+    abort();
+}
+
+static void prepare() {
+    for (unsigned i = 0; i < threads; i++) {
+        Fiber& fiber = fibers[i];
+        if (!fiber.stack_top) {
+            void* stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (stack == MAP_FAILED) abort();
+            fiber.stack_top = (char*)stack + STACK_BYTES;
+        }
+        fiber.next = i + 1 == threads ? 0 : i + 1;
+        fiber.before = i == 0 ? threads - 1 : i - 1;
+        parity[i] = 0;
+#if defined(__x86_64__)
+        // What shim_switch pops: six registers, then where to go. Aligned as at a call.
+        void** top = (void**)fiber.stack_top - 2;
+        *top = (void*)entry;
+        fiber.saved = top - 6;
+#else
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = (char*)fiber.stack_top - STACK_BYTES;
+        fiber.context.uc_stack.ss_size = STACK_BYTES;
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, (void (*)())entry, 0);
+#endif
+    }
+}
+
+// One launch; a Status.
+static int launch(const unsigned* dims, unsigned count, void (*kernel)(const void*), const void* args) {
+    if (count == 0 || count > THREADS_MAX || count % 32) return DIVERGED;
+    grid = {dims[0], dims[1], dims[2]};
+    threads = count, body = kernel, arguments = args, status = DONE;
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                block_index = {x, y, z};
+                block_gate = {};
+                memset(warp_gates, 0, sizeof warp_gates);
+                switches_since_progress = 0, live = threads, current = 0;
+                prepare();
+#if defined(__x86_64__)
+                shim_switch(&main_saved, fibers[0].saved);
+#else
+                swapcontext(&main_context, &fibers[0].context);
+#endif
+                if (status != DONE) return status;
+            }
+    return status;
+}
+
+static unsigned char* dynamic_shared() { return shared; }
+
+static void block_sync() { meet(block_gate, threads); }
+static void warp_sync() { meet(warp_gates[current / 32], 32); }
+
+// What lane `from` of the warp brings. Two slots in turn: nobody writes one before all have read it.
+template <class T> static T exchange(T value, unsigned from) {
+    const unsigned mine = current, half = parity[mine] ^= 1;
+    memcpy(&slots[half][mine], &value, sizeof value);
+    warp_sync();
+    T got;
+    memcpy(&got, &slots[half][mine / 32 * 32 + from % 32], sizeof got);
+    return got;
+}
+
+}  // namespace shim
+
+#define threadIdx (shim_dim{shim::current, 0, 0})
+#define blockIdx (shim::block_index)
+#define blockDim (shim_dim{shim::threads, 1, 1})
+#define gridDim (shim::grid)
+
+static inline void shim_syncthreads() { shim::block_sync(); }
+static inline void __syncwarp() { shim::warp_sync(); }
+template <class T> static inline T __shfl_xor_sync(unsigned, T value, unsigned mask) {
+    return shim::exchange(value, shim::current % 32 ^ mask);
+}
+template <class T> static inline T __shfl_up_sync(unsigned, T value, unsigned by) {
+    const unsigned lane = shim::current % 32;
+    return shim::exchange(value, lane < by ? lane : lane - by);
+}
+template <class T> static inline T __shfl_sync(unsigned, T value, unsigned from) {
+    return shim::exchange(value, from);
+}
+static inline unsigned __ballot_sync(unsigned, bool vote) {
+    const unsigned mine = shim::current, half = shim::parity[mine] ^= 1;
+    shim::slots[half][mine] = vote;
+    shim::warp_sync();
+    unsigned votes = 0;
+    for (unsigned i = 0; i < 32; i++) votes |= (unsigned)shim::slots[half][mine / 32 * 32 + i] << i;
+    return votes;
+}
+// m16n8k16 of bf16, operands in the layout of PTX: what lane (g, t) brings and gets. Sums in order of columns.
+static inline void mma(float d[4], const unsigned a[4], const unsigned b[2]) {
+    static unsigned brought[2][shim::THREADS_MAX][6];
+    const unsigned mine = shim::current, base = mine / 32 * 32, half = shim::parity[mine] ^= 1;
+    memcpy(brought[half][mine], a, 16);
+    memcpy(brought[half][mine] + 4, b, 8);
+    shim::warp_sync();
+    const auto value = [&](unsigned lane, unsigned word, unsigned place) {
+        const unsigned bits = brought[half][base + lane][word];
+        const unsigned wide = place ? bits & 0xffff0000u : bits << 16;
+        float value;
+        memcpy(&value, &wide, 4);
+        return value;
+    };
+    const unsigned g = mine % 32 / 4, t = mine % 4;
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned below = i / 2, column = 2 * t + i % 2;
+        for (unsigned k = 0; k < 16; k++) {
+            const unsigned far = k / 8, from = k % 8 / 2;
+            const float weight = value(4 * g + from, 2 * far + below, k % 2);
+            d[i] = fmaf(weight, value(4 * column + from, 4 + far, k % 2), d[i]);
+        }
+    }
+}
+static inline unsigned __popc(unsigned bits) { return (unsigned)__builtin_popcount(bits); }
+static inline unsigned atomicAdd(unsigned* at, unsigned value) {
+    const unsigned before = *at;
+    *at += value;
+    return before;
+}
+static inline void fault() {
+    shim::status = shim::FAULT;
+    shim::leave();
+}
+static inline float bits_to_float(unsigned bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+static inline unsigned float_to_bits(float value) {
+    unsigned bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+
+// A kernel becomes a function of its launch, and one that says how large its argument is.
+#define KERNEL(name, Args, threads_max)                                                            \
+    static void name##_body(const Args& p);                                                        \
+    EXPORT unsigned long long name##_bytes() { return sizeof(Args); }                              \
+    EXPORT unsigned name##_threads() { return threads_max; }                                       \
+    EXPORT int name##_launch(const unsigned* grid, unsigned threads, unsigned shared_bytes,        \
+                             const void* args) {                                                   \
+        if (threads > threads_max || shared_bytes > shim::SHARED_BYTES_MAX) return shim::DIVERGED; \
+        memset(shim::shared, 0xff, shared_bytes);                                                  \
+        return shim::launch(                                                                       \
+            grid, threads, [](const void* args) { name##_body(*(const Args*)args); }, args);       \
+    }                                                                                              \
+    static void name##_body(const Args& p)
+#define SHARED(name) unsigned char* const name = shim::dynamic_shared()

@@ -1,0 +1,80 @@
+//! The kernels as sources: which file has which kernels, and what a file needs to compile.
+//!
+//! The sources are in the binary, so a device opens without a toolkit or headers on the machine: NVRTC
+//! alone compiles them. They lie beside their oracles in `kernels/`.
+
+/// A file of kernels, compiled as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Name of the family.
+    pub name: &'static str,
+    /// The text of `kernels/<name>/<name>.cu`.
+    pub text: &'static str,
+    /// The kernels in it.
+    pub kernels: &'static [&'static str],
+}
+
+/// What every unit includes, under this name.
+pub const HEADER_NAME: &str = "../common/common.cuh";
+
+/// The text of that header.
+pub const HEADER: &str = include_str!("../../../kernels/common/common.cuh");
+
+/// All units.
+pub static UNITS: [Unit; 7] = [
+    Unit {
+        name: "rows",
+        text: include_str!("../../../kernels/rows/rows.cu"),
+        kernels: &[
+            "gather_rows",
+            "gather_coded",
+            "gather_elements",
+            "scatter_rows",
+            "scatter_coded",
+            "map",
+            "reduce",
+            "mean_square",
+            "convert_rows",
+            "quantise_rows",
+            "dequantise_rows",
+            "rms_norm_rows",
+            "rope_rows",
+            "finish_rows",
+        ],
+    },
+    Unit {
+        name: "gemm",
+        text: include_str!("../../../kernels/gemm/gemm.cu"),
+        kernels: &["matmul", "matmul_few", "matmul_many"],
+    },
+    Unit {
+        name: "index",
+        text: include_str!("../../../kernels/index/index.cu"),
+        kernels: &["index_score", "top_k"],
+    },
+    Unit {
+        name: "attend",
+        text: include_str!("../../../kernels/attend/attend.cu"),
+        kernels: &["attend", "attend_merge"],
+    },
+    Unit {
+        name: "compress",
+        text: include_str!("../../../kernels/compress/compress.cu"),
+        kernels: &["compress_entries"],
+    },
+    Unit {
+        name: "moe",
+        text: include_str!("../../../kernels/moe/moe.cu"),
+        kernels: &["bucket", "route_rows"],
+    },
+    Unit {
+        name: "stream",
+        text: include_str!("../../../kernels/stream/stream.cu"),
+        kernels: &["hc_mix", "hc_streams", "hc_enter"],
+    },
+];
+
+/// Options every compilation gets beside the architecture. Contraction is a decision of the source
+/// (`fmaf`), so that two kernels cannot differ in it; nothing is approximated behind its back.
+pub const OPTIONS: [&str; 4] =
+    ["--std=c++17", "--fmad=false", "--prec-div=true", "--prec-sqrt=true"];

@@ -1,0 +1,434 @@
+// matmul for CUDA: out[i] = x[i] * W[group(i)]^T, weights as they lie in the checkpoint.
+//
+// Two arithmetic classes. Which one a product is of is decided by the dtype of x and the encoding of W, never
+// by the number of rows, so an element depends on its row, its weight row and the width alone. In both the
+// columns are cut into blocks of 128.
+//
+// `mma` (x bf16; W bf16, FP8 or FP4): a decoded weight, scale included, is exact in bf16, so a product is
+// exact. A block is one chain of 8 m16n8k16 products from zero: step j takes columns 32t + 4j .. 32t + 4j + 3
+// of each quarter t, so that what a lane needs of a row is contiguous. Blocks are added in order, in f32.
+// Who computes a block is free: matmul_few deals blocks to warps, matmul_many does not, with equal bits.
+//
+// `simt` (everything else): in a block lane l of a warp owns columns 4l..4l+3, one fma chain of codes from zero
+// times the block's scale (an exact power of two); lanes are joined by the tree 16, 8, 4, 2, 1; blocks are
+// added in order. Here, too, who computes a block is free.
+#include "../common/common.cuh"
+
+// Of `simt`: outputs of a warp, rows it takes at a time.
+static const u32 FEATURES = 4;
+static const u32 TILE = 8;
+
+// Numbers as in `backends/cuda/src/weight.rs`.
+enum Encoding : u32 { W_F32 = 0, W_BF16 = 1, W_F16 = 2, W_FP8 = 3, W_FP4 = 4 };
+
+struct Matmul {
+    Rows out, x;
+    const u8* codes;
+    const u8* scales;     // null: none
+    const int* offsets;   // null: row i uses group i % groups
+    u64 row_bytes;        // of codes
+    u64 segment_scale_bytes;
+    u32 groups, outputs, segment_rows, encoding;
+    u32 block_rows, block_cols, row_scales;
+    u32 aligned;  // 1: 16 bytes of weights load at once, 2: of x, 4: four weights
+};
+
+// Four weights from column 4c on, without their scale. Past the width: zeros.
+DEVICE void weights(const Matmul& p, const u8* row, u32 column, float w[4]) {
+    const u32 width = p.x.width;
+    if (p.aligned & 4 && column + 4 <= width) {
+        switch (p.encoding) {
+            case W_F32: {
+                const float4 v = *(const float4*)(row + 4 * (u64)column);
+                w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
+                return;
+            }
+            case W_BF16: {
+                const uint2 v = *(const uint2*)(row + 2 * (u64)column);
+                w[0] = bits_to_float(v.x << 16), w[1] = bits_to_float(v.x & 0xffff0000u);
+                w[2] = bits_to_float(v.y << 16), w[3] = bits_to_float(v.y & 0xffff0000u);
+                return;
+            }
+            case W_FP8: {
+                const u32 v = *(const u32*)(row + column);
+                for (u32 i = 0; i < 4; i++) w[i] = from_e4m3(v >> 8 * i & 0xff);
+                return;
+            }
+            case W_FP4: {
+                const u32 v = *(const u16*)(row + column / 2);
+                for (u32 i = 0; i < 4; i++) w[i] = from_e2m1(v >> 4 * i & 15);
+                return;
+            }
+        }
+    }
+    for (u32 i = 0; i < 4; i++) {
+        const u64 at = column + i;
+        w[i] = 0.0f;
+        if (at >= width) continue;
+        switch (p.encoding) {
+            case W_F32: {
+                u32 bits = 0;
+                for (u32 b = 0; b < 4; b++) bits |= (u32)row[4 * at + b] << 8 * b;
+                w[i] = bits_to_float(bits);
+                break;
+            }
+            case W_BF16: w[i] = from_bf16((u16)(row[2 * at] | row[2 * at + 1] << 8)); break;
+            case W_F16: w[i] = from_f16((u16)(row[2 * at] | row[2 * at + 1] << 8)); break;
+            case W_FP8: w[i] = from_e4m3(row[at]); break;
+            case W_FP4: w[i] = from_e2m1(at % 2 ? row[at / 2] >> 4 : row[at / 2] & 15); break;
+        }
+    }
+}
+
+// Four activations from a column on; past the width zeros.
+DEVICE void activations(const Matmul& p, u32 row, u32 column, float x[4]) {
+    for (u32 i = 0; i < 4; i++) x[i] = column + i < p.x.width ? load(p.x, row, column + i) : 0.0f;
+}
+
+// The group of the n-th slot of the grid: slot n itself, or where there are fewer slots than groups the
+// n-th group that has rows. `groups` if there is none.
+DEVICE u32 group_of(const Matmul& p, u32 slot) {
+    if (!p.offsets || gridDim.y >= p.groups) return slot;
+    for (u32 group = 0; group < p.groups; group++) {
+        if (p.offsets[group + 1] > p.offsets[group] && slot-- == 0) return group;
+    }
+    return p.groups;
+}
+
+// A weight row.
+struct WeightRow {
+    const u8* codes;
+    const u8* scales;
+};
+
+// Row `feature` of those that begin at `output`; past the last output the last one, not written.
+DEVICE WeightRow weight_row(const Matmul& p, u32 group, u32 output, u32 feature) {
+    const u32 row = group * p.outputs + least(output + feature, p.outputs - 1);
+    const u32 segment = row / p.segment_rows, inside = row % p.segment_rows;
+    return {p.codes + row * p.row_bytes,
+            p.scales + segment * p.segment_scale_bytes + inside / p.block_rows * p.row_scales};
+}
+
+// Adds up 32 sums over the lanes of a warp: lane l gets the l-th. The same pairs meet as in `warp_sum`, and a
+// sum of two numbers does not depend on their order, so the bits are its, with 31 exchanges for all.
+DEVICE float warp_sums(float sums[WARP]) {
+#pragma unroll
+    for (u32 step = WARP / 2; step > 0; step /= 2) {
+        const bool upper = lane() & step;
+#pragma unroll
+        for (u32 i = 0; i < step; i++) {
+            const float sent = upper ? sums[i] : sums[i + step];
+            const float kept = upper ? sums[i + step] : sums[i];
+            sums[i] = kept + __shfl_xor_sync(ALL_LANES, sent, step);
+        }
+    }
+    return sums[0];
+}
+
+// A block of columns of FEATURES outputs for up to TILE rows: sum l of the warp is output l / 8, row l % 8.
+DEVICE float simt_block(const Matmul& p, const u8* const codes[], const u8* const scales[], u32 block,
+                        u32 first, u32 step, u32 rows) {
+    const u32 column = block * FOLD + 4 * lane();
+    float sums[WARP] = {};
+    float w[FEATURES][4];
+#pragma unroll
+    for (u32 f = 0; f < FEATURES; f++) {
+        weights(p, codes[f], column, w[f]);
+        const bool scaled = p.scales && column < p.x.width;
+        const float scale = scaled ? from_e8m0(scales[f][column / p.block_cols]) : 1.0f;
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) w[f][i] *= scale;
+    }
+#pragma unroll
+    for (u32 r = 0; r < TILE; r++) {
+        if (r >= rows) break;
+        float x[4];
+        activations(p, first + r * step, column, x);
+#pragma unroll
+        for (u32 f = 0; f < FEATURES; f++) {
+            float chain = w[f][0] * x[0];
+            for (u32 i = 1; i < 4; i++) chain = fmaf(w[f][i], x[i], chain);
+            sums[f * TILE + r] = chain;
+        }
+    }
+    return warp_sums(sums);
+}
+
+// Where the rows of a group lie: `count` of them, `step` apart.
+struct Range {
+    u32 begin, step, count;
+};
+
+// Every groups-th row, or a range; false after a fault.
+DEVICE bool range_of(const Matmul& p, u32 group, Range* range) {
+    *range = {group, p.groups, p.x.rows / p.groups};
+    if (!p.offsets) return true;
+    const int low = p.offsets[group], high = p.offsets[group + 1];
+    if (low < 0 || high < low || (u32)high > p.x.rows) {
+        fault();
+        return false;
+    }
+    *range = {(u32)low, 1, (u32)(high - low)};
+    return true;
+}
+
+// Class `simt`. Blocks: (outputs / 4, groups that may have rows, tiles of 8 rows), 128 threads. The warps take
+// turns at blocks of columns; what they have is added in order. Bound by memory up to 8 rows, by instructions
+// beyond. So few outputs a block because the widest weight of this class has 24 of them.
+KERNEL(matmul, Matmul, 128) {
+    __shared__ float parts[2 * 4 * WARP];
+    const u32 output = blockIdx.x * FEATURES, group = group_of(p, blockIdx.y);
+    Range range;
+    if (group >= p.groups || !range_of(p, group, &range)) return;
+    const u8* codes[FEATURES];
+    const u8* scales[FEATURES];
+#pragma unroll
+    for (u32 f = 0; f < FEATURES; f++) {
+        const WeightRow row = weight_row(p, group, output, f);
+        codes[f] = row.codes, scales[f] = row.scales;
+    }
+    const u32 blocks = ceil_div(p.x.width, FOLD);
+    for (u32 row = blockIdx.z * TILE; row < range.count; row += gridDim.z * TILE) {
+        const u32 first = range.begin + row * range.step, rows = least(TILE, range.count - row);
+        float total = 0.0f;
+        for (u32 base = 0; base < blocks; base += warps()) {
+            float* const round = parts + base / warps() % 2 * warps() * WARP;
+            const u32 block = base + warp();
+            if (block < blocks) {
+                const float sum = simt_block(p, codes, scales, block, first, range.step, rows);
+                round[warp() * WARP + lane()] = sum;
+            }
+            __syncthreads();
+            if (warp() > 0) continue;
+            for (u32 i = 0; i < least(warps(), blocks - base); i++) total += round[i * WARP + lane()];
+        }
+        const u32 f = threadIdx.x / TILE, r = threadIdx.x % TILE;
+        if (warp() == 0 && output + f < p.outputs && r < rows) {
+            store(p.out, first + r * range.step, output + f, total);
+        }
+        __syncthreads();
+    }
+}
+
+// ---- class `mma`
+
+// Of one product: outputs, rows of x.
+static const u32 M = 16;
+static const u32 N = 8;
+// Products that a block of 128 columns takes.
+static const u32 STEPS = 8;
+
+#ifndef HADAL_SHIM
+// d += a * b for 16 weight rows, 8 rows of x and 16 columns; operands in the layout of PTX.
+DEVICE void mma(float d[4], const u32 a[4], const u32 b[2]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
+// 32 columns of a row as they are stored: what a lane needs of a block.
+template <u32 E>
+struct Codes {
+    static const u32 WORDS = E == W_BF16 ? 16 : E == W_FP8 ? 8 : 4;
+    u32 words[WORDS];
+};
+
+// Quarter lane % 4 of a block. Past the end of the row: zeros, which all encodings have as code 0.
+template <u32 E>
+DEVICE void read(Codes<E>* codes, const u8* row, u64 row_bytes, u32 block, bool aligned) {
+    const u32 bytes = 4 * Codes<E>::WORDS;
+    const u64 first = (u64)(4 * block + lane() % 4) * bytes;
+    if (aligned && first + bytes <= row_bytes) {
+#pragma unroll
+        for (u32 i = 0; i < Codes<E>::WORDS; i += 4) {
+            const uint4 v = *(const uint4*)(row + first + 4 * i);
+            codes->words[i] = v.x, codes->words[i + 1] = v.y;
+            codes->words[i + 2] = v.z, codes->words[i + 3] = v.w;
+        }
+        return;
+    }
+#pragma unroll
+    for (u32 i = 0; i < Codes<E>::WORDS; i++) {
+        u32 word = 0;
+        for (u32 b = 0; b < 4; b++) {
+            const u64 at = first + 4 * i + b;
+            if (at < row_bytes) word |= (u32)row[at] << 8 * b;
+        }
+        codes->words[i] = word;
+    }
+}
+
+// Two values that are exact in bf16, the first in the low half.
+DEVICE u32 pair(float low, float high) {
+    return float_to_bits(low) >> 16 | (float_to_bits(high) & 0xffff0000u);
+}
+
+// Columns 4j..4j+3 of the 32 as two pairs of bf16, scaled.
+template <u32 E>
+DEVICE void decode(const Codes<E>& codes, u32 j, float scale, u32 out[2]) {
+    if (E == W_BF16) {
+        out[0] = codes.words[2 * j];
+        out[1] = codes.words[2 * j + 1];
+    } else if (E == W_FP8) {
+        const u32 v = codes.words[j];
+        out[0] = pair(from_e4m3(v & 0xff) * scale, from_e4m3(v >> 8 & 0xff) * scale);
+        out[1] = pair(from_e4m3(v >> 16 & 0xff) * scale, from_e4m3(v >> 24) * scale);
+    } else {
+        const u32 v = codes.words[j / 2] >> 16 * (j % 2);
+        out[0] = pair(from_e2m1(v & 15) * scale, from_e2m1(v >> 4 & 15) * scale);
+        out[1] = pair(from_e2m1(v >> 8 & 15) * scale, from_e2m1(v >> 12 & 15) * scale);
+    }
+}
+
+// Scale of this lane's columns of a block; scale blocks are multiples of 32 columns.
+DEVICE float scale_of(const Matmul& p, const WeightRow& row, u32 block) {
+    const u32 column = block * FOLD + 32 * (lane() % 4);
+    return p.scales && column < p.x.width ? from_e8m0(row.scales[column / p.block_cols]) : 1.0f;
+}
+
+// This lane's part of a row of x: nothing where there is no row.
+DEVICE void read_x(const Matmul& p, Codes<W_BF16>* x, Range range, u32 row, u32 block) {
+    if (row < range.count) {
+        const u8* const at = row_of(p.x, range.begin + row * range.step);
+        read(x, at, 2 * (u64)p.x.width, block, p.aligned & 2);
+        return;
+    }
+#pragma unroll
+    for (u32 i = 0; i < 16; i++) x->words[i] = 0;
+}
+
+// 16 outputs of up to 8 rows from `first` on; the warps take turns at blocks of columns, the threads add what
+// they give in order. `parts`: shared, two rounds of warps() * 128 floats.
+template <u32 E>
+DEVICE void few(const Matmul& p, u32 group, u32 output, Range range, u32 first, float* parts) {
+    const u32 g = lane() / 4, t = lane() % 4;
+    const WeightRow low = weight_row(p, group, output, g);
+    const WeightRow high = weight_row(p, group, output, g + 8);
+    const u32 blocks = ceil_div(p.x.width, FOLD);
+    Codes<E> a, b;
+    Codes<W_BF16> x;
+    const auto bring = [&](u32 block) {
+        if (block >= blocks) return;
+        read(&a, low.codes, p.row_bytes, block, p.aligned & 1);
+        read(&b, high.codes, p.row_bytes, block, p.aligned & 1);
+        read_x(p, &x, range, first + g, block);
+    };
+    float total = 0.0f;
+    bring(warp());
+    for (u32 base = 0; base < blocks; base += warps()) {
+        const u32 block = base + warp();
+        // 1 a block of columns
+        float acc[4] = {};
+        if (block < blocks) {
+            const float low_scale = scale_of(p, low, block), high_scale = scale_of(p, high, block);
+#pragma unroll
+            for (u32 j = 0; j < STEPS; j++) {
+                u32 upper[2], lower[2];
+                decode(a, j, low_scale, upper);
+                decode(b, j, high_scale, lower);
+                const u32 weights[4] = {upper[0], lower[0], upper[1], lower[1]};
+                mma(acc, weights, x.words + 2 * j);
+            }
+        }
+        bring(block + warps());
+        // 2 what all warps have, in order of blocks
+        float* const round = parts + base / warps() % 2 * warps() * M * N;
+        float* const mine = round + warp() * M * N;
+        mine[g * N + 2 * t] = acc[0], mine[g * N + 2 * t + 1] = acc[1];
+        mine[(g + 8) * N + 2 * t] = acc[2], mine[(g + 8) * N + 2 * t + 1] = acc[3];
+        __syncthreads();
+        for (u32 i = 0; i < least(warps(), blocks - base); i++) total += round[i * M * N + threadIdx.x];
+    }
+    // 3 write
+    const u32 feature = threadIdx.x / N, row = first + threadIdx.x % N;
+    if (output + feature < p.outputs && row < range.count) {
+        store(p.out, range.begin + row * range.step, output + feature, total);
+    }
+    __syncthreads();
+}
+
+// Few rows of a group. Blocks: (outputs / 16, groups that may have rows, tiles of 8 rows), 128 threads. Reads
+// each weight byte once per 8 rows: bound by memory.
+KERNEL(matmul_few, Matmul, 128) {
+    __shared__ float parts[2 * 4 * M * N];
+    const u32 output = blockIdx.x * M, group = group_of(p, blockIdx.y);
+    Range range;
+    if (group >= p.groups || !range_of(p, group, &range)) return;
+    for (u32 first = blockIdx.z * N; first < range.count; first += gridDim.z * N) {
+        switch (p.encoding) {
+            case W_BF16: few<W_BF16>(p, group, output, range, first, parts); break;
+            case W_FP8: few<W_FP8>(p, group, output, range, first, parts); break;
+            default: few<W_FP4>(p, group, output, range, first, parts); break;
+        }
+    }
+}
+
+// Rows that matmul_many takes at a time, in tiles of N.
+static const u32 TILES = 8;
+
+// 16 outputs of up to 64 rows from `first` on, by one warp.
+template <u32 E>
+DEVICE void many(const Matmul& p, u32 group, u32 output, Range range, u32 first) {
+    const u32 g = lane() / 4, t = lane() % 4;
+    const WeightRow low = weight_row(p, group, output, g);
+    const WeightRow high = weight_row(p, group, output, g + 8);
+    const u32 tiles = ceil_div(least(TILES * N, range.count - first), N);
+    float total[TILES][4] = {};
+    for (u32 block = 0; block * FOLD < p.x.width; block++) {
+        // 1 the weights of a block of columns, decoded once
+        Codes<E> a, b;
+        read(&a, low.codes, p.row_bytes, block, p.aligned & 1);
+        read(&b, high.codes, p.row_bytes, block, p.aligned & 1);
+        const float low_scale = scale_of(p, low, block), high_scale = scale_of(p, high, block);
+        u32 weights[STEPS][4];
+#pragma unroll
+        for (u32 j = 0; j < STEPS; j++) {
+            u32 upper[2], lower[2];
+            decode(a, j, low_scale, upper);
+            decode(b, j, high_scale, lower);
+            weights[j][0] = upper[0], weights[j][1] = lower[0];
+            weights[j][2] = upper[1], weights[j][3] = lower[1];
+        }
+        // 2 a chain a tile of rows, added in order of blocks
+#pragma unroll
+        for (u32 n = 0; n < TILES; n++) {
+            if (n >= tiles) break;
+            Codes<W_BF16> x;
+            read_x(p, &x, range, first + n * N + g, block);
+            float acc[4] = {};
+#pragma unroll
+            for (u32 j = 0; j < STEPS; j++) mma(acc, weights[j], x.words + 2 * j);
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) total[n][i] += acc[i];
+        }
+    }
+    // 3 write
+#pragma unroll
+    for (u32 n = 0; n < TILES; n++) {
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            const u32 feature = output + g + i / 2 * 8, row = first + n * N + 2 * t + i % 2;
+            if (feature < p.outputs && row < range.count) {
+                store(p.out, range.begin + row * range.step, feature, total[n][i]);
+            }
+        }
+    }
+}
+
+// Many rows of a group. Blocks: (outputs / 64, groups that may have rows, tiles of 64 rows), 128 threads; a warp
+// has 16 outputs. Bound by reading x through L1 and by decoding, at about half of the matrix rate.
+KERNEL(matmul_many, Matmul, 128) {
+    const u32 output = (blockIdx.x * warps() + warp()) * M, group = group_of(p, blockIdx.y);
+    Range range;
+    if (output >= p.outputs || group >= p.groups || !range_of(p, group, &range)) return;
+    for (u32 first = blockIdx.z * TILES * N; first < range.count; first += gridDim.z * TILES * N) {
+        switch (p.encoding) {
+            case W_BF16: many<W_BF16>(p, group, output, range, first); break;
+            case W_FP8: many<W_FP8>(p, group, output, range, first); break;
+            default: many<W_FP4>(p, group, output, range, first); break;
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! `hadal serve` as its users meet it: the program on a port, the demo model behind it, bytes on a wire.
+//!
+//! What the contract says of requests and answers is in `server/tests`; here it is what needs a model, a
+//! network or a process.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Longest any test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn hadal(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hadal"));
+    command.arg("serve").args(arguments).stdin(Stdio::null());
+    for name in ["HADAL_API_KEY", "HADAL_CONFIG", "HADAL_HOST", "HADAL_PORT", "HADAL_MODEL"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A server that is running; it is killed when the test ends.
+struct Served {
+    child: Child,
+    address: SocketAddr,
+    log: BufReader<std::process::ChildStderr>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Served {
+    fn start(arguments: &[&str]) -> Self {
+        Self::of(hadal(&[&["--port", "0", "--log", "error"], arguments].concat()))
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary was built");
+        let mut log = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut line = String::new();
+        while !line.contains("is served on http://") {
+            line.clear();
+            let read = log.read_line(&mut line).expect("lines of text");
+            assert!(read > 0, "the server ended before it served");
+        }
+        let address = line.trim().rsplit("http://").next().expect("an address");
+        let address = address.parse().expect("an address");
+        Served { child, address, log }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let connection = TcpStream::connect(self.address).expect("it listens");
+        connection.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        connection
+    }
+
+    /// Sends bytes and reads until the server closes.
+    fn raw(&self, bytes: &[u8]) -> String {
+        let mut connection = self.connect();
+        connection.write_all(bytes).expect("it reads");
+        let mut text = Vec::new();
+        let _ = connection.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    fn post(&self, path: &str, body: &Value) -> (u16, String) {
+        let text = self.raw(&request(path, body));
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+        (status, if chunked { unchunked(body) } else { body.to_owned() })
+    }
+
+    fn chat(&self, fields: Value) -> Value {
+        let (status, text) = self.post("/v1/chat/completions", &chat(fields));
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    fn status(&self) -> Value {
+        let text = self.raw(b"GET /status HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        serde_json::from_str(text.split("\r\n\r\n").nth(1).expect("a body")).expect("JSON")
+    }
+
+    /// Waits until a number of the worker's is as wanted.
+    fn until(&self, name: &str, want: impl Fn(u64) -> bool) {
+        let begun = Instant::now();
+        while !want(self.status()["worker"][name].as_u64().expect("a number")) {
+            assert!(begun.elapsed() < PATIENCE, "{name} is still {}", self.status());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        Command::new("sh").args(["-c", &kill]).status().expect("there is a shell");
+    }
+}
+
+fn request(path: &str, body: &Value) -> Vec<u8> {
+    let body = body.to_string();
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+fn unchunked(mut body: &str) -> String {
+    let mut out = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).expect("a size");
+        out.push_str(&rest[..size]);
+        body = &rest[size + 2..];
+    }
+    out
+}
+
+fn chat(fields: Value) -> Value {
+    let mut body = json!({
+        "model": "deepseek-v4-flash",
+        "messages": [{"role": "user", "content": "What is 17 + 25?"}],
+    });
+    for (key, value) in fields.as_object().expect("an object") {
+        body[key] = value.clone();
+    }
+    body
+}
+
+/// A request whose answer goes on until it is ended.
+fn endless() -> Value {
+    json!({
+        "model": "deepseek-v4-flash", "prompt": "Once upon a time", "max_tokens": 30_000,
+        "temperature": 2, "stream": true,
+    })
+}
+
+#[test]
+fn the_demo_model_answers_in_both_dialects() {
+    let served = Served::start(&[]);
+    let answer = served.chat(json!({}));
+    let message = &answer["choices"][0]["message"];
+    assert_eq!(message["content"], "17 + 25 = 42.");
+    assert!(message["reasoning_content"].as_str().expect("it thought").contains("42"));
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    let (status, text) = served.post(
+        "/v1/messages",
+        &json!({"model": "claude-sonnet-4-5", "max_tokens": 500,
+            "messages": [{"role": "user", "content": "What is 17 + 25?"}]}),
+    );
+    assert_eq!(status, 200, "{text}");
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(answer["content"][1]["text"], "17 + 25 = 42.");
+    let (status, text) = served.post("/v1/chat/completions", &chat(json!({"stream": true})));
+    assert_eq!(status, 200);
+    assert!(text.starts_with("data: ") && text.ends_with("data: [DONE]\n\n"), "{text}");
+}
+
+#[test]
+fn a_forced_call_is_valid_whatever_the_model_would_say() {
+    let served = Served::start(&[]);
+    let tool = json!({"type": "function", "function": {"name": "set_light", "strict": true,
+        "parameters": {"type": "object", "properties": {
+            "level": {"type": "integer", "minimum": 0, "maximum": 100},
+            "room": {"enum": ["kitchen", "bath"]}},
+            "required": ["level", "room"], "additionalProperties": false}}});
+    for temperature in [0, 2] {
+        let answer = served.chat(json!({
+            "tools": [tool], "tool_choice": "required", "temperature": temperature, "seed": 3,
+            "max_tokens": 400,
+        }));
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
+        let call = &choice["message"]["tool_calls"][0]["function"];
+        assert_eq!(call["name"], "set_light");
+        let arguments = call["arguments"].as_str().expect("a text");
+        let arguments: Value = serde_json::from_str(arguments).expect("JSON");
+        assert!((0..=100).contains(&arguments["level"].as_i64().expect("an integer")));
+        assert!(["kitchen", "bath"].contains(&arguments["room"].as_str().expect("a text")));
+    }
+}
+
+#[test]
+fn documents_are_json_even_when_the_model_is_drunk() {
+    let served = Served::start(&[]);
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}},
+        "required": ["n"], "additionalProperties": false});
+    let answer = served.chat(json!({
+        "thinking": {"type": "disabled"}, "temperature": 2, "seed": 1, "max_tokens": 300,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+    }));
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["finish_reason"], "stop", "{answer}");
+    let content = choice["message"]["content"].as_str().expect("a text");
+    let document: Value = serde_json::from_str(content).expect("JSON");
+    assert!(document["n"].is_i64(), "{content}");
+}
+
+#[test]
+fn greedy_answers_do_not_depend_on_company() {
+    let served = Served::start(&[]);
+    let questions: Vec<Value> = (0..8)
+        .map(|at| {
+            json!({"thinking": {"type": "disabled"}, "temperature": 0, "max_tokens": 40,
+                "messages": [{"role": "user", "content": format!("What is {} + {at}?", 10 + at)}]})
+        })
+        .collect();
+    let said = |answer: &Value| answer["choices"][0]["message"]["content"].clone();
+    let alone: Vec<Value> = questions.iter().map(|q| said(&served.chat(q.clone()))).collect();
+    std::thread::scope(|scope| {
+        let served = &served;
+        let asked: Vec<_> = questions
+            .iter()
+            .map(|question| scope.spawn(move || said(&served.chat(question.clone()))))
+            .collect();
+        for (asked, alone) in asked.into_iter().zip(&alone) {
+            assert_eq!(&asked.join().expect("an answer"), alone);
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_leaves_ends_its_job() {
+    let served = Served::start(&[]);
+    let mut connection = served.connect();
+    connection.write_all(&request("/v1/completions", &endless())).expect("it reads");
+    let mut byte = [0];
+    connection.read_exact(&mut byte).expect("it streams");
+    served.until("live", |live| live == 1);
+    drop(connection);
+    served.until("live", |live| live == 0);
+    served.until("pages_promised", |pages| pages == 0);
+    assert_eq!(served.status()["worker"]["cancelled"], 1);
+}
+
+#[test]
+fn a_stopping_server_finishes_what_it_began() {
+    let mut served = Served::start(&["--grace", "60"]);
+    let mut connection = served.connect();
+    let body = json!({"model": "deepseek-v4-flash", "prompt": "Once", "max_tokens": 200,
+        "temperature": 2, "stream": true});
+    connection.write_all(&request("/v1/completions", &body)).expect("it reads");
+    let mut begun = [0; 16];
+    connection.read_exact(&mut begun).expect("it streams");
+    served.signal("TERM");
+    let mut rest = String::new();
+    connection.read_to_string(&mut rest).expect("it goes on");
+    assert!(rest.contains("data: [DONE]"), "{rest}");
+    let status = served.child.wait().expect("it ends");
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_stopping_server_reports_what_takes_too_long() {
+    let mut served = Served::start(&["--grace", "0"]);
+    let mut connection = served.connect();
+    connection.write_all(&request("/v1/completions", &endless())).expect("it reads");
+    let mut begun = [0; 16];
+    connection.read_exact(&mut begun).expect("it streams");
+    served.signal("INT");
+    let mut rest = String::new();
+    connection.read_to_string(&mut rest).expect("it says why");
+    assert!(rest.contains("insufficient_system_resource"), "{rest}");
+    let status = served.child.wait().expect("it ends");
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_full_queue_is_429() {
+    let served = Served::start(&["--sequences", "1", "--queue", "1"]);
+    let mut held = Vec::new();
+    for (name, want) in [("live", 1), ("queued", 1)] {
+        let mut connection = served.connect();
+        connection.write_all(&request("/v1/completions", &endless())).expect("it reads");
+        held.push(connection);
+        served.until(name, |count| count == want);
+    }
+    let (status, text) = served.post("/v1/chat/completions", &chat(json!({})));
+    assert_eq!(status, 429, "{text}");
+}
+
+#[test]
+fn heads_are_bounded_and_connections_are_kept() {
+    let served = Served::start(&[]);
+    let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(70_000));
+    assert!(served.raw(long.as_bytes()).starts_with("HTTP/1.1 431 "));
+    assert!(served.raw(b"nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    let twice = b"HEAD /api/hello HTTP/1.1\r\nhost: a\r\n\r\n\
+                  GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let text = served.raw(twice);
+    assert!(text.starts_with("HTTP/1.1 404 ") && text.contains("HTTP/1.1 200 "), "{text}");
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused_before_it_is_read() {
+    let served = Served::start(&[]);
+    let head = "POST /v1/messages HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+                content-type: application/json\r\ncontent-length: 40000000\r\n\r\n{";
+    let begun = Instant::now();
+    let text = served.raw(head.as_bytes());
+    assert!(text.starts_with("HTTP/1.1 413 ") && text.contains("request_too_large"), "{text}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn idle_connections_do_not_starve_a_request() {
+    let served = Served::start(&[]);
+    let idle: Vec<TcpStream> = (0..400).map(|_| served.connect()).collect();
+    assert_eq!(served.chat(json!({}))["choices"][0]["finish_reason"], "stop");
+    drop(idle);
+}
+
+#[test]
+fn what_cannot_be_served_is_one_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    for (arguments, says) in [
+        (&["--host", "0.0.0.0"][..], "--insecure-no-key"),
+        (&["--port", &port], "cannot listen"),
+        (&["--host", "no.such.host.invalid"], "--host"),
+        (&["--config", "nowhere.toml"], "nowhere.toml"),
+        (&["--api-key-file", "nowhere.keys"], "nowhere.keys"),
+        (&["--efforts", "1999"], "preview"),
+        (&["--log", "loud"], "--log"),
+        (&["--cors", "a\nb"], "--cors"),
+        (&["--model", "no/such-model"], "no/such-model"),
+        (&["--device", "quantum"], "quantum"),
+    ] {
+        let arguments = [&["--port", "0"], arguments].concat();
+        let arguments = if says == "cannot listen" { arguments[2..].to_vec() } else { arguments };
+        let output = hadal(&arguments).output().expect("the binary was built");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{arguments:?}: {text}");
+        assert!(text.starts_with("error: ") && text.contains(says), "{arguments:?}: {text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn keys_of_a_file_and_the_environment_are_asked_for_and_never_logged() {
+    let folder = std::env::temp_dir().join(format!("hadal-keys-{}", std::process::id()));
+    std::fs::write(&folder, "# team\nfrom-file\n").expect("a temporary file");
+    let file = folder.to_string_lossy().into_owned();
+    let arguments = ["--host", "0.0.0.0", "--port", "0", "--log", "trace", "--api-key-file", &file];
+    let mut command = hadal(&arguments);
+    command.env("HADAL_API_KEY", "from-environment");
+    let mut served = Served::of(command);
+    served.address.set_ip("127.0.0.1".parse().expect("an address"));
+    for (key, status) in
+        [("from-file", 200), ("from-environment", 200), ("# team", 401), ("x", 401)]
+    {
+        let head = format!(
+            "GET /v1/models HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx-api-key: {key}\r\n\r\n"
+        );
+        let text = served.raw(head.as_bytes());
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{key}: {text}");
+    }
+    served.signal("INT");
+    let mut log = String::new();
+    served.log.read_to_string(&mut log).expect("lines of text");
+    assert!(!log.contains("from-file") && !log.contains("from-environment"), "{log}");
+    std::fs::remove_file(&folder).expect("it was there");
+}
