@@ -120,7 +120,8 @@ impl Engine {
                     }
                 }
             }
-            sections.push(Section { row_bytes: row_bytes as u32, bytes });
+            let grows = matches!(part.spec.part, Part::Entries(_));
+            sections.push(Section { row_bytes: row_bytes as u32, grows, bytes });
         }
         let identity = self.identity.clone();
         Ok(Snapshot { identity, base, position, sections })
@@ -137,14 +138,14 @@ impl Engine {
 
     /// A new sequence with the state of the last snapshot of a chain: the first has base 0, each
     /// other's base is the position of the one before, and all are of the same tokens (which the
-    /// caller knows).
+    /// caller knows). Of all but the last [`Snapshot::entries`] will do.
     ///
     /// # Errors
     /// As [`Engine::restore`]; `Snapshot` if the chain has a gap.
     pub fn restore_chain(&self, chain: &[&Snapshot]) -> Result<Sequence> {
         let mut end = 0;
-        for snapshot in chain {
-            self.check_snapshot(snapshot)?;
+        for (number, snapshot) in chain.iter().enumerate() {
+            self.check_snapshot(snapshot, number + 1 == chain.len())?;
             if snapshot.base != end {
                 return Err(refuse(format!(
                     "the snapshot goes on behind {} tokens, and {end} are there",
@@ -237,7 +238,8 @@ impl Engine {
         }
     }
 
-    fn check_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
+    /// `whole`: something is to be resumed at it.
+    fn check_snapshot(&self, snapshot: &Snapshot, whole: bool) -> Result<()> {
         if snapshot.identity != self.identity {
             return Err(refuse(format!(
                 "the snapshot is of {}, this engine is {}; feed the text again",
@@ -259,6 +261,16 @@ impl Engine {
             )));
         }
         for (part, section) in state.iter().zip(&snapshot.sections) {
+            let grows = matches!(part.spec.part, Part::Entries(_));
+            if section.grows != grows {
+                return Err(refuse(format!(
+                    "layer {} {:?} is of another kind",
+                    part.spec.layer, part.spec.part
+                )));
+            }
+            if !whole && !grows {
+                continue;
+            }
             let rows = self.rows_of(part, snapshot.base, snapshot.position).count();
             let bytes = u64::from(rows) * part.spec.row_bytes();
             if section.bytes.len() as u64 != bytes {

@@ -3,11 +3,12 @@
 //!
 //! What grows with a sequence (its entries) may be left to earlier snapshots of the same tokens: a
 //! snapshot with a `base` above 0 holds the entries from there on, and is restored behind the snapshot
-//! whose position is that base. So cuts along one conversation store every entry once.
+//! whose position is that base. So cuts along one conversation store every entry once. The earlier ones
+//! of such a chain need their entries only, which is what [`Snapshot::entries`] keeps.
 //!
 //! Layout, little endian: magic · version u32 · identity (length u32, UTF-8) · base u32 · position u32 ·
-//! number of sections u32 · per section rows u32 and row bytes u32 · all rows · CRC-32 of everything
-//! before.
+//! number of sections u32 · per section rows u32, row bytes u32 and whether it grows u32 · all rows ·
+//! CRC-32 of everything before.
 //! A snapshot of another model, other numerics or another arithmetic class is refused by its identity.
 
 use crate::refusal::{Refusal, RefusalKind};
@@ -24,6 +25,8 @@ const SECTIONS_MAX: u32 = 5 * crate::limits::LAYERS_MAX;
 pub struct Section {
     /// Bytes of one row.
     pub row_bytes: u32,
+    /// Whether these are entries, which grow with the sequence, and not the last rows of a ring.
+    pub grows: bool,
     /// The rows, in order of positions or entries.
     pub bytes: Vec<u8>,
 }
@@ -51,10 +54,24 @@ impl Snapshot {
         self.sections.iter().map(|section| section.bytes.len() as u64).sum()
     }
 
+    /// What a snapshot behind this one needs of it: the entries. Nothing can be resumed at it.
+    #[must_use]
+    pub fn entries(&self) -> Snapshot {
+        let keep = |section: &Section| match section.grows {
+            true => section.clone(),
+            false => Section { bytes: Vec::new(), ..section.clone() },
+        };
+        Snapshot {
+            identity: self.identity.clone(),
+            sections: self.sections.iter().map(keep).collect(),
+            ..*self
+        }
+    }
+
     /// Bytes of the portable form.
     pub fn encoded_bytes(&self) -> usize {
         // Magic, version, identity's length, base, position, number of sections; the checksum.
-        let header = MAGIC.len() + 5 * 4 + self.identity.len() + 8 * self.sections.len();
+        let header = MAGIC.len() + 5 * 4 + self.identity.len() + 12 * self.sections.len();
         header + self.size_bytes() as usize + 4
     }
 
@@ -72,6 +89,7 @@ impl Snapshot {
             let rows = section.bytes.len() as u32 / section.row_bytes;
             out.extend_from_slice(&rows.to_le_bytes());
             out.extend_from_slice(&section.row_bytes.to_le_bytes());
+            out.extend_from_slice(&u32::from(section.grows).to_le_bytes());
         }
         for section in &self.sections {
             out.extend_from_slice(&section.bytes);
@@ -111,16 +129,21 @@ impl Snapshot {
         let count = reader.bounded("number of sections", SECTIONS_MAX)?;
         let mut sizes = Vec::with_capacity(count as usize);
         for _ in 0..count {
-            sizes.push((reader.number()?, reader.number()?));
+            sizes.push((
+                reader.number()?,
+                reader.number()?,
+                reader.bounded("kind of a section", 1)?,
+            ));
         }
         let mut sections = Vec::with_capacity(count as usize);
-        for (rows, row_bytes) in sizes {
+        for (rows, row_bytes, grows) in sizes {
             if row_bytes == 0 {
                 return Err(refuse("a section of the snapshot has rows of no bytes"));
             }
             let size = u64::from(rows) * u64::from(row_bytes);
             let size = usize::try_from(size).map_err(|_| refuse("a section is too large"))?;
-            sections.push(Section { row_bytes, bytes: reader.take(size)?.to_vec() });
+            let bytes = reader.take(size)?.to_vec();
+            sections.push(Section { row_bytes, grows: grows == 1, bytes });
         }
         if !reader.rest.is_empty() {
             return Err(refuse("the snapshot is longer than its sections"));
@@ -166,8 +189,8 @@ mod tests {
             base: 2,
             position: 7,
             sections: vec![
-                Section { row_bytes: 3, bytes: (0..9).collect() },
-                Section { row_bytes: 4, bytes: vec![] },
+                Section { row_bytes: 3, grows: true, bytes: (0..9).collect() },
+                Section { row_bytes: 4, grows: false, bytes: vec![] },
             ],
         }
     }

@@ -82,7 +82,7 @@ pub(crate) enum Done {
 enum Order {
     Store { id: NodeId, name: Name, header: Header, snapshot: Arc<Snapshot> },
     Load { ticket: u64, names: Vec<(NodeId, Name)> },
-    Touch(Vec<Name>),
+    Touch(Name),
     Remove(Name),
 }
 
@@ -162,11 +162,9 @@ impl Disk {
         self.send(Order::Load { ticket, names });
     }
 
-    /// Says that files were used.
-    pub(crate) fn touch(&self, names: Vec<Name>) {
-        if !names.is_empty() {
-            self.send(Order::Touch(names));
-        }
+    /// Says that a file was used.
+    pub(crate) fn touch(&self, name: Name) {
+        self.send(Order::Touch(name));
     }
 
     pub(crate) fn remove(&self, name: Name) {
@@ -214,13 +212,10 @@ impl Hands {
                 };
                 done(Done::Loaded { ticket, read: names.iter().map(read).collect() });
             }
-            Order::Touch(names) => {
-                let now = SystemTime::now();
-                for name in names {
-                    // Only the order of eviction after a restart hangs on it.
-                    let file = File::options().write(true).open(self.folder.path(&name));
-                    let _ = file.and_then(|file| file.set_modified(now));
-                }
+            Order::Touch(name) => {
+                // Only the order of eviction after a restart hangs on it.
+                let file = File::options().write(true).open(self.folder.path(&name));
+                let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
             }
             Order::Remove(name) => self.folder.remove(&name),
         }

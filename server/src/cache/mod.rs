@@ -2,13 +2,14 @@
 //! where that one stood. In memory, and on disk where a folder is given.
 //!
 //! A tree for each namespace: a node is a cut, it holds the tokens between its parent's cut and its own,
-//! and a snapshot with the entries of just these tokens ([`Snapshot::base`]). A node whose snapshot is in
-//! memory, on disk or both can be resumed at, because its parents can. Tokens are compared, never
+//! and a snapshot with the entries of just these tokens ([`Snapshot::base`]). Tokens are compared, never
 //! only hashes of them. A hit gives the bits of a run without the cache; what is cached changes nothing
 //! but time.
 //!
-//! Both stores have a bound in bytes and let the least recently used go first. Using a node is using
-//! its parents, so no parent goes before its children.
+//! Both stores have a bound in bytes, and what ended a hit longest ago goes first. What others build on
+//! cannot go, but in memory it can become *thin*: its entries stay for the nodes behind it, its rings
+//! (several times a turn's entries) go, and nothing resumes at it until its file is read again. So a
+//! long conversation keeps its end and its entries, not the rings of all its turns.
 //!
 //! Refuses nothing: what cannot be kept is not kept, what cannot be read back is forgotten.
 
@@ -43,15 +44,31 @@ struct Node {
     /// From `base` to its position.
     tokens: Box<[u32]>,
     memory: Option<Arc<Snapshot>>,
+    /// Its snapshot in memory has entries only.
+    thin: bool,
     /// Name and bytes of its file.
     file: Option<(disk::Name, u64)>,
-    /// When it was last used, in uses.
+    /// When it last was the end of a hit or new, in uses.
     used: u64,
 }
 
 impl Node {
     fn position(&self) -> u32 {
         self.base + self.tokens.len() as u32
+    }
+
+    /// Whether something can be resumed behind it.
+    fn leads_on(&self) -> bool {
+        self.memory.is_some() || self.file.is_some()
+    }
+
+    /// Whether something can be resumed at it.
+    fn is_end(&self) -> bool {
+        self.is_end_in_memory() || self.file.is_some()
+    }
+
+    fn is_end_in_memory(&self) -> bool {
+        self.memory.is_some() && !self.thin
     }
 
     fn memory_bytes(&self) -> u64 {
@@ -182,35 +199,41 @@ impl Cache {
 
     /// The longest cut of `tokens` that is there.
     pub(crate) fn find(&self, namespace: Namespace, tokens: &[u32]) -> Option<Hit> {
-        self.deepest(namespace, tokens, |_| true)
+        self.hit(self.deepest(namespace, tokens, Node::leads_on, Node::is_end)?)
     }
 
     /// The longest cut of `tokens` that is in memory, with all its parents.
     pub(crate) fn find_in_memory(&self, namespace: Namespace, tokens: &[u32]) -> Option<Hit> {
-        self.deepest(namespace, tokens, |node| node.memory.is_some())
+        let there = |node: &Node| node.memory.is_some();
+        self.hit(self.deepest(namespace, tokens, there, Node::is_end_in_memory)?)
     }
 
+    fn hit(&self, id: NodeId) -> Option<Hit> {
+        Some(Hit { position: self.nodes.get(&id)?.position(), chain: self.chain(id) })
+    }
+
+    /// The deepest node along `tokens` that is an end, over nodes that lead on.
     fn deepest(
         &self,
         namespace: Namespace,
         tokens: &[u32],
-        usable: impl Fn(&Node) -> bool,
-    ) -> Option<Hit> {
+        leads_on: impl Fn(&Node) -> bool,
+        is_end: impl Fn(&Node) -> bool,
+    ) -> Option<NodeId> {
         let mut open: Vec<NodeId> = self.roots.get(&namespace)?.clone();
-        let mut best: Option<NodeId> = None;
+        let mut best: Option<(u32, NodeId)> = None;
         while let Some(id) = open.pop() {
             let node = &self.nodes[&id];
             let fits = tokens.get(node.base as usize..node.position() as usize);
-            if fits != Some(&node.tokens[..]) || !usable(node) {
+            if fits != Some(&node.tokens[..]) || !leads_on(node) {
                 continue;
             }
-            if best.is_none_or(|best| self.nodes[&best].position() < node.position()) {
-                best = Some(id);
+            if is_end(node) && best.is_none_or(|(position, _)| position < node.position()) {
+                best = Some((node.position(), id));
             }
             open.extend(&node.children);
         }
-        let chain = self.chain(best?);
-        Some(Hit { position: self.nodes[&best?].position(), chain })
+        best.map(|(_, id)| id)
     }
 
     /// A node and its parents, from the root.
@@ -227,21 +250,21 @@ impl Cache {
 
     /// Says that a hit is being used.
     pub(crate) fn touch(&mut self, hit: &Hit) {
+        let Some(end) = hit.chain.last().and_then(|id| self.nodes.get_mut(id)) else { return };
         self.uses += 1;
-        let mut names = Vec::new();
-        for id in &hit.chain {
-            if let Some(node) = self.nodes.get_mut(id) {
-                node.used = self.uses;
-                names.extend(node.file.as_ref().map(|(name, _)| *name));
-            }
-        }
-        if let Some(disk) = &self.disk {
-            disk.touch(names);
+        end.used = self.uses;
+        // After a restart the age of a file is all there is to tell.
+        if let (Some(disk), Some((name, _))) = (&self.disk, &end.file) {
+            disk.touch(*name);
         }
     }
 
     /// The snapshots of a hit, if all are in memory.
     pub(crate) fn snapshots(&self, hit: &Hit) -> Option<Vec<Arc<Snapshot>>> {
+        let end = self.nodes.get(hit.chain.last()?)?;
+        if end.thin {
+            return None;
+        }
         hit.chain.iter().map(|id| self.nodes.get(id)?.memory.clone()).collect()
     }
 
@@ -249,8 +272,12 @@ impl Cache {
     pub(crate) fn load(&self, hit: &Hit, ticket: u64) {
         let Some(disk) = &self.disk else { return };
         let missing = hit.chain.iter().filter_map(|id| {
-            let node = self.nodes.get(id).filter(|node| node.memory.is_none())?;
-            Some((*id, node.file.as_ref()?.0))
+            let node = self.nodes.get(id)?;
+            let there = match hit.chain.last() == Some(id) {
+                true => node.is_end_in_memory(),
+                false => node.memory.is_some(),
+            };
+            if there { None } else { Some((*id, node.file.as_ref()?.0)) }
         });
         disk.load(ticket, missing.collect());
     }
@@ -265,11 +292,8 @@ impl Cache {
                     self.broken += 1;
                     self.remove(id);
                 }
-                Some(_) if node.memory.is_some() => {}
-                Some(snapshot) => {
-                    node.memory = Some(Arc::new(snapshot));
-                    self.memory_bytes += self.nodes[&id].memory_bytes();
-                }
+                Some(_) if node.is_end_in_memory() => {}
+                Some(snapshot) => self.hold(id, Arc::new(snapshot)),
             }
         }
     }
@@ -291,36 +315,52 @@ impl Cache {
         }
     }
 
+    /// Keeps a whole snapshot in memory.
+    fn hold(&mut self, id: NodeId, snapshot: Arc<Snapshot>) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        self.memory_bytes -= node.memory_bytes();
+        node.memory = Some(snapshot);
+        node.thin = false;
+        self.memory_bytes += node.memory_bytes();
+    }
+
     /// Where the state of `tokens` is to be saved.
     pub(crate) fn place(&mut self, namespace: Namespace, tokens: &[u32]) -> Place {
-        let Some(hit) = self.find(namespace, tokens) else { return Place::Behind(0) };
-        self.touch(&hit);
-        match hit.position as usize == tokens.len() {
-            true => Place::There,
-            false => Place::Behind(hit.position),
+        let deepest = self.deepest(namespace, tokens, Node::leads_on, Node::leads_on);
+        let Some(id) = deepest else { return Place::Behind(0) };
+        let node = &self.nodes[&id];
+        match (node.position() as usize == tokens.len(), node.is_end()) {
+            (true, true) => {
+                let hit = Hit { position: node.position(), chain: self.chain(id) };
+                self.touch(&hit);
+                Place::There
+            }
+            (true, false) => Place::Behind(node.base),
+            (false, _) => Place::Behind(node.position()),
         }
     }
 
     /// Keeps the state of `tokens`: the snapshot's base is what [`Cache::place`] said just before.
     pub(crate) fn insert(&mut self, namespace: Namespace, tokens: &[u32], snapshot: Snapshot) {
-        let bytes = bytes_of(&snapshot, &tokens[snapshot.base as usize..]);
-        if bytes > self.memory_bytes_max || self.nodes.len() >= NODES_MAX {
+        let base = snapshot.base;
+        if bytes_of(&snapshot, &tokens[base as usize..]) > self.memory_bytes_max {
             return;
         }
-        let hit = self.find(namespace, tokens);
-        let position = hit.as_ref().map_or(0, |hit| hit.position);
-        assert_eq!(position, snapshot.base, "nothing came or went since its place was asked for");
-        let parent = hit.and_then(|hit| hit.chain.last().copied());
+        let deepest = self.deepest(namespace, tokens, Node::leads_on, Node::leads_on);
+        let found = deepest.map(|id| (id, self.nodes[&id].base, self.nodes[&id].position()));
         let snapshot = Arc::new(snapshot);
-        let id = self.attach(namespace, parent, position, &tokens[position as usize..]);
-        let node = self.nodes.get_mut(&id).expect("attached above");
+        let id = match found {
+            // It was thin.
+            Some((id, of, position)) if position as usize == tokens.len() && of == base => id,
+            Some((id, _, position)) if position == base => {
+                self.attach(namespace, Some(id), base, &tokens[base as usize..])
+            }
+            None if base == 0 => self.attach(namespace, None, 0, tokens),
+            _ => return,
+        };
         self.uses += 1;
-        node.used = self.uses;
-        node.memory = Some(Arc::clone(&snapshot));
-        self.memory_bytes += bytes;
-        for id in self.chain(id) {
-            self.nodes.get_mut(&id).expect("of a chain").used = self.uses;
-        }
+        self.nodes.get_mut(&id).expect("attached or found above").used = self.uses;
+        self.hold(id, Arc::clone(&snapshot));
         self.store(id, &snapshot);
         self.trim();
     }
@@ -329,6 +369,9 @@ impl Cache {
     fn store(&mut self, id: NodeId, snapshot: &Arc<Snapshot>) {
         let Some(disk) = &self.disk else { return };
         let node = &self.nodes[&id];
+        if node.file.is_some() {
+            return;
+        }
         let parent = match node.parent.map(|parent| &self.nodes[&parent].file) {
             None => None,
             Some(Some((name, _))) => Some(*name),
@@ -341,22 +384,22 @@ impl Cache {
             tokens: node.tokens.clone(),
         };
         let Some((name, bytes)) = disk.name_and_bytes(&header, snapshot) else { return };
-        let chain = self.chain(id);
         self.trim_files(bytes);
         // Making room may have taken a parent's file, if the bound is that small.
-        let whole = chain.iter().rev().skip(1).all(|id| self.has_file(id));
+        let parent = self.nodes.get(&id).map(|node| node.parent);
+        let whole = match parent {
+            None => false,
+            Some(None) => true,
+            Some(Some(parent)) => self.nodes.get(&parent).is_some_and(|node| node.file.is_some()),
+        };
         let Some(disk) = &self.disk else { return };
         if !whole || self.file_bytes + bytes > disk.bytes_max() {
             return;
         }
         if disk.store(id, name, header, Arc::clone(snapshot)) {
-            self.nodes.get_mut(&id).expect("it was just attached").file = Some((name, bytes));
+            self.nodes.get_mut(&id).expect("its parent was just found").file = Some((name, bytes));
             self.file_bytes += bytes;
         }
-    }
-
-    fn has_file(&self, id: &NodeId) -> bool {
-        self.nodes.get(id).is_some_and(|node| node.file.is_some())
     }
 
     fn attach(
@@ -375,6 +418,7 @@ impl Cache {
             base,
             tokens: tokens.into(),
             memory: None,
+            thin: false,
             file: None,
             used: 0,
         };
@@ -388,18 +432,39 @@ impl Cache {
         id
     }
 
-    /// Lets snapshots go until memory is within its bound.
+    /// Lets rings and snapshots go until memory and the number of nodes are within their bounds.
     pub(crate) fn trim(&mut self) {
         while self.memory_bytes > self.memory_bytes_max {
-            let held = self.nodes.iter().filter(|(_, node)| node.memory.is_some());
-            let Some(id) = oldest(held) else { return };
-            self.evicted += 1;
+            let leaf = |node: &Node| !self.any_child(node, |child| child.memory.is_some());
+            let can_go = |node: &Node| node.memory.is_some() && (!node.thin || leaf(node));
+            let Some(id) = self.oldest(can_go) else { break };
+            let node = &self.nodes[&id];
+            if leaf(node) {
+                self.evicted += 1;
+                self.drop_memory(id);
+                continue;
+            }
+            let entries = node.memory.as_ref().map(|snapshot| Arc::new(snapshot.entries()));
             let node = self.nodes.get_mut(&id).expect("it was just found");
             self.memory_bytes -= node.memory_bytes();
-            node.memory = None;
-            if node.file.is_none() {
-                self.remove(id);
-            }
+            node.memory = entries;
+            node.thin = true;
+            self.memory_bytes += node.memory_bytes();
+        }
+        while self.nodes.len() > NODES_MAX {
+            let Some(id) = self.oldest(|node| node.children.is_empty()) else { return };
+            self.evicted += 1;
+            self.remove(id);
+        }
+    }
+
+    fn drop_memory(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        self.memory_bytes -= node.memory_bytes();
+        node.memory = None;
+        node.thin = false;
+        if node.file.is_none() {
+            self.remove(id);
         }
     }
 
@@ -407,8 +472,8 @@ impl Cache {
     fn trim_files(&mut self, bytes: u64) {
         let Some(most) = self.disk.as_ref().map(disk::Disk::bytes_max) else { return };
         while self.file_bytes > 0 && self.file_bytes + bytes > most {
-            let held = self.nodes.iter().filter(|(_, node)| node.file.is_some());
-            let Some(id) = oldest(held) else { return };
+            let leaf = |node: &Node| !self.any_child(node, |child| child.file.is_some());
+            let Some(id) = self.oldest(|node| node.file.is_some() && leaf(node)) else { return };
             self.evicted += 1;
             let node = self.nodes.get_mut(&id).expect("it was just found");
             let (name, bytes) = node.file.take().expect("it has one");
@@ -419,6 +484,16 @@ impl Cache {
                 self.remove(id);
             }
         }
+    }
+
+    fn any_child(&self, node: &Node, what: impl Fn(&Node) -> bool) -> bool {
+        node.children.iter().any(|child| self.nodes.get(child).is_some_and(&what))
+    }
+
+    /// The node that ended a hit longest ago, of those that `can_go`; of equals the deepest.
+    fn oldest(&self, can_go: impl Fn(&Node) -> bool) -> Option<NodeId> {
+        let nodes = self.nodes.iter().filter(|(_, node)| can_go(node));
+        nodes.min_by_key(|(_, node)| (node.used, Reverse(node.position()))).map(|(id, _)| *id)
     }
 
     fn forget_file(&self, name: &disk::Name) {
@@ -450,9 +525,4 @@ impl Cache {
             open.extend(node.children);
         }
     }
-}
-
-/// The least recently used node, and of those used together the one farthest from the root.
-fn oldest<'a>(nodes: impl Iterator<Item = (&'a NodeId, &'a Node)>) -> Option<NodeId> {
-    nodes.min_by_key(|(_, node)| (node.used, Reverse(node.position()))).map(|(id, _)| *id)
 }
