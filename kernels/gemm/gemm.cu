@@ -109,19 +109,23 @@ DEVICE WeightRow weight_row(const Matmul& p, u32 group, u32 output, u32 feature)
             p.scales + segment * p.segment_scale_bytes + inside / p.block_rows * p.row_scales};
 }
 
+// Half of the sums go to the lane `STEP` away, the other half of its sums come here; then the same for half.
+template <u32 STEP>
+DEVICE void halve(float sums[WARP]) {
+    const bool upper = lane() & STEP;
+#pragma unroll
+    for (u32 i = 0; i < STEP; i++) {
+        const float sent = upper ? sums[i] : sums[i + STEP];
+        const float kept = upper ? sums[i + STEP] : sums[i];
+        sums[i] = kept + __shfl_xor_sync(ALL_LANES, sent, STEP);
+    }
+    if constexpr (STEP > 1) halve<STEP / 2>(sums);
+}
+
 // Adds up 32 sums over the lanes of a warp: lane l gets the l-th. The same pairs meet as in `warp_sum`, and a
 // sum of two numbers does not depend on their order, so the bits are its, with 31 exchanges for all.
 DEVICE float warp_sums(float sums[WARP]) {
-#pragma unroll
-    for (u32 step = WARP / 2; step > 0; step /= 2) {
-        const bool upper = lane() & step;
-#pragma unroll
-        for (u32 i = 0; i < step; i++) {
-            const float sent = upper ? sums[i] : sums[i + step];
-            const float kept = upper ? sums[i + step] : sums[i];
-            sums[i] = kept + __shfl_xor_sync(ALL_LANES, sent, step);
-        }
-    }
+    halve<WARP / 2>(sums);
     return sums[0];
 }
 
@@ -141,12 +145,13 @@ DEVICE float simt_block(const Matmul& p, const u8* const codes[], const u8* cons
     }
 #pragma unroll
     for (u32 r = 0; r < TILE; r++) {
-        if (r >= rows) break;
-        float x[4];
-        activations(p, first + r * step, column, x);
+        // All rows are gone through, so that the sums have fixed places: in registers.
+        float x[4] = {};
+        if (r < rows) activations(p, first + r * step, column, x);
 #pragma unroll
         for (u32 f = 0; f < FEATURES; f++) {
             float chain = w[f][0] * x[0];
+#pragma unroll
             for (u32 i = 1; i < 4; i++) chain = fmaf(w[f][i], x[i], chain);
             sums[f * TILE + r] = chain;
         }
