@@ -96,6 +96,8 @@ pub(crate) struct Line {
     flights: VecDeque<Flight>,
     slots: Vec<(u64, HostSlot)>,
     spare: Vec<Arc<Event>>,
+    /// What submissions that failed half-way use: some of their work may be queued.
+    abandoned: Vec<Keep>,
 }
 
 impl Line {
@@ -175,7 +177,24 @@ impl AscendQueue {
         }
         let line = lines.get_mut(&self.number).expect("inserted in `new`");
         let passed = line.reap()?;
-        enqueue(&keep)?;
+        let event = match enqueue(&keep).and_then(|()| self.recorded(line)) {
+            Ok(event) => event,
+            Err(error) => {
+                line.abandoned.push(keep);
+                return Err(error);
+            }
+        };
+        line.last += 1;
+        let value = line.last;
+        line.flights.push_back(Flight { value, event, keep });
+        drop(lines);
+        drop(passed);
+        Ok(Point { queue: self.number, value })
+    }
+
+    /// An event behind what was just enqueued.
+    fn recorded(&self, line: &mut Line) -> Result<Arc<Event>> {
+        let runtime = &self.runtime;
         let event = match line.spare.pop() {
             Some(event) => event,
             None => Arc::new(Event::new(runtime)?),
@@ -183,12 +202,7 @@ impl AscendQueue {
         // SAFETY: both are alive.
         let code = unsafe { runtime.acl().aclrtRecordEvent(event.raw, self.stream) };
         runtime.check(code, "aclrtRecordEvent")?;
-        line.last += 1;
-        let value = line.last;
-        line.flights.push_back(Flight { value, event, keep });
-        drop(lines);
-        drop(passed);
-        Ok(Point { queue: self.number, value })
+        Ok(event)
     }
 
     /// As `push`; whatever goes wrong while enqueuing loses the device: the order is broken.

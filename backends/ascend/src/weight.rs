@@ -273,6 +273,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn int8_rows_are_within_half_a_step() {
+        let codes: Vec<u8> = (0..3 * 64u32).map(|at| (at * 37 % 251) as u8 & 0xf7).collect();
+        let scales = vec![120, 127, 130, 121, 126, 131];
+        let encoding = Encoding::Fp8Block { rows: 1, cols: 32 };
+        let segment = Segment { encoding, rows: 3, cols: 64, codes, scales };
+        let (codes, scales) = segment.stored_as(Encoding::Int8Row);
+        for row in 0..3 {
+            let bytes = <[u8; 4]>::try_from(&scales[4 * row..][..4]).unwrap();
+            let scale = f32::from_le_bytes(bytes);
+            for col in 0..64 {
+                let got = f32::from(codes[row * 64 + col] as i8) * scale;
+                let off = (got - segment.number(row, col)).abs();
+                assert!(off <= 0.5001 * scale, "row {row} column {col} is off by {off}");
+            }
+        }
+    }
+
+    #[test]
     fn every_fp8_and_fp4_number_is_exact_in_bf16() {
         for exponent in 1..=246 {
             let scale = power(exponent).to_f32();

@@ -13,6 +13,7 @@ fn conforms(soc: u32, suites: &[Suite], settings: &[(&str, &str)]) {
     let device = sim.device(settings);
     let wanted = Settings { suites: suites.to_vec(), ..Settings::default() };
     let report = run_on(&device, &wanted, &Expectations::none());
+    println!("{report}");
     drop(device);
     let violations = sim.violations();
     report.assert_green();

@@ -156,8 +156,8 @@ pub fn launch(machine: &mut Machine, stream: usize, task: Task) -> Result<(), St
     let sequence = state.sequence;
     state.clock.set(stream, sequence);
     let clock = state.clock.clone();
-    let noted = machine.note((stream, sequence), &clock, &task.spans, &task.what);
-    let state = &machine.streams[&stream];
-    state.push(Job::Run(task));
-    noted
+    // A task that breaks a rule is not enqueued.
+    machine.note((stream, sequence), &clock, &task.spans, &task.what)?;
+    machine.streams[&stream].push(Job::Run(task));
+    Ok(())
 }
