@@ -49,8 +49,8 @@ impl Case {
         let sizes: Vec<Vec<f64>> =
             x.iter().map(|x| x.iter().map(|value| value.abs()).collect()).collect();
         let rounding = match self.dtype {
-            DType::Bf16 => 2f64.powi(-9),
-            DType::F16 => 2f64.powi(-12),
+            DType::Bf16 => 2f64.powi(-8),
+            DType::F16 => 2f64.powi(-11),
             _ => 0.0,
         };
         let of = |x: &[Vec<f64>]| match self.kind {

@@ -124,7 +124,7 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn prefetch(address: *const u8) {
         // SAFETY: as above; a prefetch may point anywhere.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 
     unsafe fn tile(rows: usize, tile: &Tile) {

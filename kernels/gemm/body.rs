@@ -10,6 +10,12 @@ const STEP_BYTES_MAX: usize = 64;
 /// Bytes of a cache line, and of a prefetch.
 const LINE_BYTES: usize = 64;
 
+/// Bytes of a row of codes from which on the processor's own prefetchers do better than ours: they
+/// follow every row by itself where rows lie on pages of their own. Measured on Zen 3 (README.md).
+const fn long_row_bytes(decodes: bool) -> usize {
+    if decodes { 8192 } else { 4096 }
+}
+
 /// Most scale bytes in any decoder's step.
 const STEP_SCALES_MAX: usize = 2;
 
@@ -106,10 +112,15 @@ pub(super) unsafe fn dot<S: Simd, D: Decode<S>, const W: usize, const X: usize>(
         let mut codes = run.codes.add(row * run.code_stride);
         let mut scales = run.scales.wrapping_add(row * run.scale_stride);
         let mut x_at = x.base.add(first * x.stride);
+        // The next `W` rows are fetched in the order of their addresses, a line per row and line of this
+        // row: short rows side by side are too many streams for the processor to follow.
+        let ahead = run.code_stride < long_row_bytes(!D::PAIRED);
+        let next = codes.wrapping_add(W * run.code_stride);
         for step in 0..steps {
-            if (step * D::CODE_BYTES).is_multiple_of(LINE_BYTES) {
+            let done = step * D::CODE_BYTES;
+            if ahead && done.is_multiple_of(LINE_BYTES) {
                 unrolled!(ROW < W, {
-                    S::prefetch(codes.wrapping_add((W + ROW) * run.code_stride));
+                    S::prefetch(next.wrapping_add(done * W + ROW * LINE_BYTES));
                 });
             }
             let code_at = |row| codes.add(row * run.code_stride);

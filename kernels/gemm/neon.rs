@@ -91,7 +91,7 @@ unsafe impl Simd for Neon {
         // SAFETY: a prefetch may point anywhere.
         unsafe {
             asm!(
-                "prfm pldl1keep, [{address}]",
+                "prfm pldl2keep, [{address}]",
                 address = in(reg) address,
                 options(nostack, preserves_flags, readonly),
             );

@@ -41,7 +41,7 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn sum(value: Self::F) -> f32;
     /// [`Simd::sum`] of four vectors, bit for bit.
     unsafe fn sum4(values: [Self::F; 4]) -> [f32; 4];
-    /// Asks for a cache line that will be read soon.
+    /// Asks for a cache line that will be read soon, into the second-level cache.
     unsafe fn prefetch(address: *const u8);
     /// [`super::body::tile`] compiled with the features of this set.
     unsafe fn tile(rows: usize, tile: &Tile);
