@@ -16,6 +16,8 @@ pub fn registry() -> Registry {
     backends.push(Arc::new(backend_cuda::CudaBackend::default()));
     #[cfg(feature = "ascend")]
     backends.push(ascend());
+    #[cfg(feature = "wgpu")]
+    backends.push(Arc::new(backend_wgpu::WgpuBackend));
     Registry::new(backends)
 }
 

@@ -28,7 +28,7 @@ const GENERATED: [&str; 3] = [
 const BACKEND_WORDS: [&str; 10] =
     ["cuda", "ascend", "cann", "wgpu", "npu", "vulkan", "metal", "nvidia", "nvrtc", "backend_cpu"];
 /// What each of our crates may depend on, of our crates. The root package is free.
-const DIRECTIONS: [(&str, &[&str]); 11] = [
+const DIRECTIONS: [(&str, &[&str]); 12] = [
     ("hal", &[]),
     ("mmap", &[]),
     ("kernels", &["hal"]),
@@ -41,6 +41,7 @@ const DIRECTIONS: [(&str, &[&str]); 11] = [
     ("backends/ascend", &["hal", "kernels", "conformance", "acl-sim"]),
     // It simulates what the backend calls: signatures come from there, numerics from the oracles.
     ("tests/acl-sim", &["backend-ascend", "kernels"]),
+    ("backends/wgpu", &["hal", "kernels", "conformance"]),
 ];
 
 /// A text file of the tree.
@@ -221,6 +222,7 @@ fn directions(source: &Source) -> Vec<String> {
         "backend-cuda",
         "backend-ascend",
         "acl-sim",
+        "backend-wgpu",
     ];
     let mut dependencies = false;
     let mut found = Vec::new();

@@ -77,7 +77,10 @@ fn of_backend(backend: &dyn hal::Backend) -> Vec<Finding> {
                 findings.push(Finding { what: what(), good, text: "no device".into() });
             }
             for device in devices {
-                let memory = bytes(device.memory_bytes);
+                let memory = match device.memory_bytes {
+                    0 => "unknown memory".into(),
+                    known => bytes(known),
+                };
                 let text = format!("{} = {}, {memory}", registry::name_of(&device), device.name);
                 findings.push(Finding { what: what(), good, text });
             }
