@@ -34,8 +34,11 @@ fn lost_cpu() -> Result<(Arc<dyn Device>, Arc<dyn Queue>)> {
     Ok((device, bed.queue))
 }
 
+/// Devices with their communicators, by rank.
+type Group = Vec<(Arc<dyn Device>, Arc<dyn Communicator>)>;
+
 /// CPU devices that act together.
-fn cpu_ranks(size: u32) -> Result<Vec<(Arc<dyn Device>, Arc<dyn Communicator>)>> {
+fn cpu_ranks(size: u32) -> Result<Group> {
     let settings = vec![("threads".to_owned(), "1".to_owned())];
     let options = OpenOptions { settings, ..OpenOptions::default() };
     let rank = |communicator| Ok((CpuBackend.open(0, &options)?, communicator));
