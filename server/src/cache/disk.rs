@@ -116,7 +116,13 @@ impl Disk {
         let hands = Hands { folder: Arc::clone(&folder), pending: Arc::clone(&pending) };
         let thread = std::thread::Builder::new()
             .name("hadal-cache".into())
-            .spawn(move || inbox.into_iter().for_each(|order| hands.obey(order, &done)))
+            .spawn(move || {
+                for order in inbox {
+                    // What breaks here costs a file; whoever waits for the next order must not wait
+                    // for ever.
+                    let _ = catch_unwind(AssertUnwindSafe(|| hands.obey(order, &done)));
+                }
+            })
             .map_err(at)?;
         let disk = Disk { folder, bytes_max, pending, orders: Some(orders), thread: Some(thread) };
         Ok((disk, found))

@@ -47,10 +47,13 @@ pub(super) enum Drawn {
     End,
 }
 
-/// One answer.
+/// One answer. Its reader hears of its end whatever becomes of it: dropping one that has not ended
+/// is a fault.
 #[derive(Debug)]
 pub(super) struct Answer {
     updates: mpsc::Sender<Update>,
+    /// The reader was told how it ended.
+    ended: bool,
     params: SamplingParams,
     logprobs: Option<u32>,
     seed: u64,
@@ -82,6 +85,7 @@ impl Answer {
         let usage = Usage { prompt: prompt.len() as u32, ..Usage::default() };
         let answer = Answer {
             updates,
+            ended: false,
             logprobs: params.logprobs.take(),
             seed: params.seed.unwrap_or_else(random_seed),
             params,
@@ -128,7 +132,8 @@ impl Answer {
     }
 
     /// It cannot go on.
-    pub(super) fn fail(&self, failure: Failure) {
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.ended = true;
         self.tell(Update::Failed(failure));
     }
 
@@ -205,8 +210,19 @@ impl Answer {
         let mut events = Vec::new();
         self.text.finish(&mut events)?;
         let stop = self.text.stopped();
+        self.ended = true;
         self.tell(Update::Finished { finish, stop, events, usage: self.usage });
         Ok(())
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if !self.ended {
+            // Of a cancelled answer nobody hears this.
+            let lost = Failure::Fault("the answer was lost in a fault".into());
+            let _ = self.updates.try_send(Update::Failed(lost));
+        }
     }
 }
 

@@ -174,7 +174,7 @@ impl Core {
             self.queue.push_back(entry);
         }
         self.refuse_queue(failure);
-        for live in self.live.drain(..) {
+        for mut live in self.live.drain(..) {
             shared.counters.failed.add(1);
             live.answer.fail(failure.clone());
             self.promised -= live.pages;
@@ -347,7 +347,15 @@ impl Core {
                 return Ok(());
             }
         };
-        let sequence = self.sequence(namespace, &tokens)?;
+        let sequence = match self.sequence(namespace, &tokens) {
+            Ok(sequence) => sequence,
+            Err(error) => {
+                self.shared.counters.failed.add(1);
+                self.promised -= pages;
+                answer.fail(Failure::Fault(error.to_string()));
+                return Err(error);
+            }
+        };
         let cached = sequence.position();
         answer.started(cached);
         let counters = &self.shared.counters;
