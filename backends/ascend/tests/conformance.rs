@@ -4,14 +4,28 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use conformance::{Expectations, Settings, Suite, run_on};
+use hal::{Device, Queue, QueueKind};
 
 use common::{SOCS, Sim};
+
+/// A device whose next call after opening fails as hardware does.
+fn lose(sim: &Sim) -> hal::Result<(Arc<dyn Device>, Arc<dyn Queue>)> {
+    let device = sim.device(&[]);
+    let queue = device.queue(QueueKind::Compute)?;
+    sim.fail_in(0);
+    assert!(device.host_slot(64).is_err(), "the device did not fail");
+    Ok((device, queue))
+}
 
 fn conforms(soc: u32, suites: &[Suite], settings: &[(&str, &str)]) {
     let sim = Sim::new(soc, 1);
     let device = sim.device(settings);
-    let wanted = Settings { suites: suites.to_vec(), ..Settings::default() };
+    let doomed = Sim::new(soc, 1);
+    let lost = || lose(&doomed);
+    let wanted = Settings { suites: suites.to_vec(), lost: Some(&lost), ..Settings::default() };
     let report = run_on(&device, &wanted, &Expectations::none());
     println!("{report}");
     drop(device);

@@ -142,7 +142,10 @@ fn param(
 }
 
 /// Phase one.
-pub fn plan(
+///
+/// # Safety
+/// `workspace` and `executor` are places to write to.
+pub unsafe fn plan(
     operator: Operator,
     raw: &[Raw],
     workspace: *mut u64,

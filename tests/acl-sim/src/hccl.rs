@@ -28,23 +28,21 @@ struct Hall {
     changed: Condvar,
 }
 
+/// What a member brings to a meeting: which collective, and its bytes.
+type Brought = (String, Vec<u8>);
+
 /// One collective after the other.
 #[derive(Default)]
 struct Meeting {
     /// What each member brought: the collective, and its bytes.
-    brought: Vec<Option<(String, Vec<u8>)>>,
+    brought: Vec<Option<Brought>>,
     /// All that was brought, in order of ranks, and who has yet to take it.
-    given: Option<(Arc<Vec<(String, Vec<u8>)>>, usize)>,
+    given: Option<(Arc<Vec<Brought>>, usize)>,
 }
 
 impl Hall {
     /// Brings bytes, waits for all, takes everything.
-    fn meet(
-        &self,
-        rank: usize,
-        what: String,
-        bytes: Vec<u8>,
-    ) -> Result<Arc<Vec<(String, Vec<u8>)>>, String> {
+    fn meet(&self, rank: usize, what: String, bytes: Vec<u8>) -> Result<Arc<Vec<Brought>>, String> {
         let mut meeting = lock(&self.meeting);
         // Somebody still takes from the meeting before.
         while meeting.given.is_some() {
@@ -157,7 +155,7 @@ fn encoded(value: f64, dtype: HcclDataType) -> Vec<u8> {
 }
 
 /// Sums in the order of ranks.
-fn summed(all: &[(String, Vec<u8>)], dtype: HcclDataType, size: usize) -> Vec<u8> {
+fn summed(all: &[Brought], dtype: HcclDataType, size: usize) -> Vec<u8> {
     let count = all[0].1.len() / size;
     let mut out = Vec::with_capacity(all[0].1.len());
     for at in 0..count {
@@ -167,12 +165,15 @@ fn summed(all: &[(String, Vec<u8>)], dtype: HcclDataType, size: usize) -> Vec<u8
     out
 }
 
+/// What member `rank` gets of what all brought, elements of a type and size.
+type Outcome = fn(&[Brought], usize, HcclDataType, usize) -> Vec<u8>;
+
 /// A collective: how many elements go in and come out, and what comes out.
 struct Collective {
     name: &'static str,
     sent: u64,
     received: u64,
-    result: fn(&[(String, Vec<u8>)], usize, HcclDataType, usize) -> Vec<u8>,
+    result: Outcome,
 }
 
 fn collect(
@@ -237,7 +238,7 @@ pub unsafe extern "C" fn HcclAllReduce(
     if op != HcclReduceOp::HCCL_REDUCE_SUM {
         return HcclResult::HCCL_E_NOT_SUPPORT;
     }
-    let result = |all: &[(String, Vec<u8>)], _, dtype, size| summed(all, dtype, size);
+    let result = |all: &[Brought], _, dtype, size| summed(all, dtype, size);
     let collective = Collective { name: "HcclAllReduce", sent: count, received: count, result };
     collect(collective, (send, receive), dtype, comm, stream)
 }
@@ -257,9 +258,8 @@ pub unsafe extern "C" fn HcclAllGather(
     stream: aclrtStream,
 ) -> HcclResult {
     let received = count * ranks(comm);
-    let result = |all: &[(String, Vec<u8>)], _, _, _| {
-        all.iter().flat_map(|(_, bytes)| bytes.clone()).collect()
-    };
+    let result =
+        |all: &[Brought], _, _, _| all.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
     let collective = Collective { name: "HcclAllGather", sent: count, received, result };
     collect(collective, (send, receive), dtype, comm, stream)
 }
@@ -278,7 +278,7 @@ pub unsafe extern "C" fn HcclReduceScatter(
         return HcclResult::HCCL_E_NOT_SUPPORT;
     }
     let sent = count * ranks(comm);
-    let result = |all: &[(String, Vec<u8>)], rank: usize, dtype, size| {
+    let result = |all: &[Brought], rank: usize, dtype, size| {
         share(&summed(all, dtype, size), rank, all.len()).to_vec()
     };
     let collective = Collective { name: "HcclReduceScatter", sent, received: count, result };
@@ -300,7 +300,7 @@ pub unsafe extern "C" fn HcclAlltoAll(
         return HcclResult::HCCL_E_PARA;
     }
     let total = count * ranks(comm);
-    let result = |all: &[(String, Vec<u8>)], rank: usize, _, _| {
+    let result = |all: &[Brought], rank: usize, _, _| {
         all.iter().flat_map(|(_, bytes)| share(bytes, rank, all.len()).to_vec()).collect()
     };
     let collective = Collective { name: "HcclAlltoAll", sent: total, received: total, result };

@@ -34,7 +34,8 @@ macro_rules! exports {
                 executor: *mut *mut aclOpExecutor,
             ) -> i32 {
                 let raw = [$(raw!($kind, $parameter)),*];
-                executor::plan(Operator::$name, &raw, workspace_bytes, executor)
+                // SAFETY: the ABI: two places to write to.
+                unsafe { executor::plan(Operator::$name, &raw, workspace_bytes, executor) }
             }
 
             #[unsafe(no_mangle)]

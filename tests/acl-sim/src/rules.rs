@@ -78,11 +78,13 @@ pub fn broadcast(a: &[i64], b: &[i64]) -> Result<Vec<i64>, String> {
 }
 
 fn tensors(params: &[Param]) -> Vec<&Tensor> {
-    let tensor = |param| match param {
-        &Param::Tensor(ref tensor, _) => Some(tensor),
-        _ => None,
-    };
-    params.iter().filter_map(tensor).collect()
+    let mut found = Vec::new();
+    for param in params {
+        if let Param::Tensor(tensor, _) = param {
+            found.push(tensor);
+        }
+    }
+    found
 }
 
 fn ints(params: &[Param]) -> Vec<i64> {
