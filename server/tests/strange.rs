@@ -124,7 +124,7 @@ impl Random {
             Value::String(text) if deeper => {
                 let at = self.below(text.len() + 1);
                 if text.is_char_boundary(at) {
-                    text.insert_str(at, "\u{fffd}");
+                    text.insert(at, '\u{fffd}');
                 }
             }
             other => *other = self.value(),
