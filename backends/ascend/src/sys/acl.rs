@@ -1,6 +1,5 @@
 //! Generated from the vendor's headers by build.rs; do not edit. See docs/ascend.md.
 
-
 pub const ACL_ERROR_RT_MEMORY_ALLOCATION: u32 = 207001;
 pub const ACL_ERROR_RT_STREAM_SYNC_TIMEOUT: u32 = 507046;
 pub const ACL_ERROR_RT_EVENT_SYNC_TIMEOUT: u32 = 507047;
@@ -316,19 +315,16 @@ impl Acl {
         let aclrtCtxSetSysParamOpt = __library.get(b"aclrtCtxSetSysParamOpt\0").map(|sym| *sym);
         let aclrtSetDevice = __library.get(b"aclrtSetDevice\0").map(|sym| *sym);
         let aclrtResetDevice = __library.get(b"aclrtResetDevice\0").map(|sym| *sym);
-        let aclrtSetStreamFailureMode = __library
-            .get(b"aclrtSetStreamFailureMode\0")
-            .map(|sym| *sym);
+        let aclrtSetStreamFailureMode =
+            __library.get(b"aclrtSetStreamFailureMode\0").map(|sym| *sym);
         let aclrtGetDeviceCount = __library.get(b"aclrtGetDeviceCount\0").map(|sym| *sym);
-        let aclrtCreateEventExWithFlag = __library
-            .get(b"aclrtCreateEventExWithFlag\0")
-            .map(|sym| *sym);
+        let aclrtCreateEventExWithFlag =
+            __library.get(b"aclrtCreateEventExWithFlag\0").map(|sym| *sym);
         let aclrtDestroyEvent = __library.get(b"aclrtDestroyEvent\0").map(|sym| *sym);
         let aclrtRecordEvent = __library.get(b"aclrtRecordEvent\0").map(|sym| *sym);
         let aclrtQueryEventStatus = __library.get(b"aclrtQueryEventStatus\0").map(|sym| *sym);
-        let aclrtSynchronizeEventWithTimeout = __library
-            .get(b"aclrtSynchronizeEventWithTimeout\0")
-            .map(|sym| *sym);
+        let aclrtSynchronizeEventWithTimeout =
+            __library.get(b"aclrtSynchronizeEventWithTimeout\0").map(|sym| *sym);
         let aclrtMalloc = __library.get(b"aclrtMalloc\0").map(|sym| *sym);
         let aclrtFree = __library.get(b"aclrtFree\0").map(|sym| *sym);
         let aclrtMallocHost = __library.get(b"aclrtMallocHost\0").map(|sym| *sym);
@@ -336,14 +332,12 @@ impl Acl {
         let aclrtMemcpy = __library.get(b"aclrtMemcpy\0").map(|sym| *sym);
         let aclrtMemset = __library.get(b"aclrtMemset\0").map(|sym| *sym);
         let aclrtMemcpyAsync = __library.get(b"aclrtMemcpyAsync\0").map(|sym| *sym);
-        let aclrtCreateStreamWithConfig = __library
-            .get(b"aclrtCreateStreamWithConfig\0")
-            .map(|sym| *sym);
+        let aclrtCreateStreamWithConfig =
+            __library.get(b"aclrtCreateStreamWithConfig\0").map(|sym| *sym);
         let aclrtDestroyStream = __library.get(b"aclrtDestroyStream\0").map(|sym| *sym);
         let aclrtSynchronizeStream = __library.get(b"aclrtSynchronizeStream\0").map(|sym| *sym);
-        let aclrtSynchronizeStreamWithTimeout = __library
-            .get(b"aclrtSynchronizeStreamWithTimeout\0")
-            .map(|sym| *sym);
+        let aclrtSynchronizeStreamWithTimeout =
+            __library.get(b"aclrtSynchronizeStreamWithTimeout\0").map(|sym| *sym);
         let aclrtStreamWaitEvent = __library.get(b"aclrtStreamWaitEvent\0").map(|sym| *sym);
         let aclrtGetMemInfo = __library.get(b"aclrtGetMemInfo\0").map(|sym| *sym);
         let aclmdlRICaptureBegin = __library.get(b"aclmdlRICaptureBegin\0").map(|sym| *sym);
@@ -391,114 +385,71 @@ impl Acl {
         })
     }
     pub unsafe fn aclrtGetSocName(&self) -> *const ::std::os::raw::c_char {
-        (self
-            .aclrtGetSocName
-            .as_ref()
-            .expect("Expected function, got error."))()
+        (self.aclrtGetSocName.as_ref().expect("Expected function, got error."))()
     }
     pub unsafe fn aclInit(&self, configPath: *const ::std::os::raw::c_char) -> aclError {
-        (self
-            .aclInit
-            .as_ref()
-            .expect("Expected function, got error."))(configPath)
+        (self.aclInit.as_ref().expect("Expected function, got error."))(configPath)
     }
     pub unsafe fn aclFinalize(&self) -> aclError {
-        (self
-            .aclFinalize
-            .as_ref()
-            .expect("Expected function, got error."))()
+        (self.aclFinalize.as_ref().expect("Expected function, got error."))()
     }
     pub unsafe fn aclGetRecentErrMsg(&self) -> *const ::std::os::raw::c_char {
-        (self
-            .aclGetRecentErrMsg
-            .as_ref()
-            .expect("Expected function, got error."))()
+        (self.aclGetRecentErrMsg.as_ref().expect("Expected function, got error."))()
     }
     pub unsafe fn aclrtCreateContext(&self, context: *mut aclrtContext, deviceId: i32) -> aclError {
-        (self
-            .aclrtCreateContext
-            .as_ref()
-            .expect("Expected function, got error."))(context, deviceId)
+        (self.aclrtCreateContext.as_ref().expect("Expected function, got error."))(
+            context, deviceId,
+        )
     }
     pub unsafe fn aclrtDestroyContext(&self, context: aclrtContext) -> aclError {
-        (self
-            .aclrtDestroyContext
-            .as_ref()
-            .expect("Expected function, got error."))(context)
+        (self.aclrtDestroyContext.as_ref().expect("Expected function, got error."))(context)
     }
     pub unsafe fn aclrtSetCurrentContext(&self, context: aclrtContext) -> aclError {
-        (self
-            .aclrtSetCurrentContext
-            .as_ref()
-            .expect("Expected function, got error."))(context)
+        (self.aclrtSetCurrentContext.as_ref().expect("Expected function, got error."))(context)
     }
     pub unsafe fn aclrtCtxSetSysParamOpt(&self, opt: aclSysParamOpt, value: i64) -> aclError {
-        (self
-            .aclrtCtxSetSysParamOpt
-            .as_ref()
-            .expect("Expected function, got error."))(opt, value)
+        (self.aclrtCtxSetSysParamOpt.as_ref().expect("Expected function, got error."))(opt, value)
     }
     pub unsafe fn aclrtSetDevice(&self, deviceId: i32) -> aclError {
-        (self
-            .aclrtSetDevice
-            .as_ref()
-            .expect("Expected function, got error."))(deviceId)
+        (self.aclrtSetDevice.as_ref().expect("Expected function, got error."))(deviceId)
     }
     pub unsafe fn aclrtResetDevice(&self, deviceId: i32) -> aclError {
-        (self
-            .aclrtResetDevice
-            .as_ref()
-            .expect("Expected function, got error."))(deviceId)
+        (self.aclrtResetDevice.as_ref().expect("Expected function, got error."))(deviceId)
     }
     pub unsafe fn aclrtSetStreamFailureMode(&self, stream: aclrtStream, mode: u64) -> aclError {
-        (self
-            .aclrtSetStreamFailureMode
-            .as_ref()
-            .expect("Expected function, got error."))(stream, mode)
+        (self.aclrtSetStreamFailureMode.as_ref().expect("Expected function, got error."))(
+            stream, mode,
+        )
     }
     pub unsafe fn aclrtGetDeviceCount(&self, count: *mut u32) -> aclError {
-        (self
-            .aclrtGetDeviceCount
-            .as_ref()
-            .expect("Expected function, got error."))(count)
+        (self.aclrtGetDeviceCount.as_ref().expect("Expected function, got error."))(count)
     }
     pub unsafe fn aclrtCreateEventExWithFlag(&self, event: *mut aclrtEvent, flag: u32) -> aclError {
-        (self
-            .aclrtCreateEventExWithFlag
-            .as_ref()
-            .expect("Expected function, got error."))(event, flag)
+        (self.aclrtCreateEventExWithFlag.as_ref().expect("Expected function, got error."))(
+            event, flag,
+        )
     }
     pub unsafe fn aclrtDestroyEvent(&self, event: aclrtEvent) -> aclError {
-        (self
-            .aclrtDestroyEvent
-            .as_ref()
-            .expect("Expected function, got error."))(event)
+        (self.aclrtDestroyEvent.as_ref().expect("Expected function, got error."))(event)
     }
     pub unsafe fn aclrtRecordEvent(&self, event: aclrtEvent, stream: aclrtStream) -> aclError {
-        (self
-            .aclrtRecordEvent
-            .as_ref()
-            .expect("Expected function, got error."))(event, stream)
+        (self.aclrtRecordEvent.as_ref().expect("Expected function, got error."))(event, stream)
     }
     pub unsafe fn aclrtQueryEventStatus(
         &self,
         event: aclrtEvent,
         status: *mut aclrtEventRecordedStatus,
     ) -> aclError {
-        (self
-            .aclrtQueryEventStatus
-            .as_ref()
-            .expect("Expected function, got error."))(event, status)
+        (self.aclrtQueryEventStatus.as_ref().expect("Expected function, got error."))(event, status)
     }
     pub unsafe fn aclrtSynchronizeEventWithTimeout(
         &self,
         event: aclrtEvent,
         timeout: i32,
     ) -> aclError {
-        (self
-            .aclrtSynchronizeEventWithTimeout
-            .as_ref()
-            .expect("Expected function, got error."))(event, timeout)
+        (self.aclrtSynchronizeEventWithTimeout.as_ref().expect("Expected function, got error."))(
+            event, timeout,
+        )
     }
     pub unsafe fn aclrtMalloc(
         &self,
@@ -506,32 +457,20 @@ impl Acl {
         size: usize,
         policy: aclrtMemMallocPolicy,
     ) -> aclError {
-        (self
-            .aclrtMalloc
-            .as_ref()
-            .expect("Expected function, got error."))(devPtr, size, policy)
+        (self.aclrtMalloc.as_ref().expect("Expected function, got error."))(devPtr, size, policy)
     }
     pub unsafe fn aclrtFree(&self, devPtr: *mut ::std::os::raw::c_void) -> aclError {
-        (self
-            .aclrtFree
-            .as_ref()
-            .expect("Expected function, got error."))(devPtr)
+        (self.aclrtFree.as_ref().expect("Expected function, got error."))(devPtr)
     }
     pub unsafe fn aclrtMallocHost(
         &self,
         hostPtr: *mut *mut ::std::os::raw::c_void,
         size: usize,
     ) -> aclError {
-        (self
-            .aclrtMallocHost
-            .as_ref()
-            .expect("Expected function, got error."))(hostPtr, size)
+        (self.aclrtMallocHost.as_ref().expect("Expected function, got error."))(hostPtr, size)
     }
     pub unsafe fn aclrtFreeHost(&self, hostPtr: *mut ::std::os::raw::c_void) -> aclError {
-        (self
-            .aclrtFreeHost
-            .as_ref()
-            .expect("Expected function, got error."))(hostPtr)
+        (self.aclrtFreeHost.as_ref().expect("Expected function, got error."))(hostPtr)
     }
     pub unsafe fn aclrtMemcpy(
         &self,
@@ -541,10 +480,9 @@ impl Acl {
         count: usize,
         kind: aclrtMemcpyKind,
     ) -> aclError {
-        (self
-            .aclrtMemcpy
-            .as_ref()
-            .expect("Expected function, got error."))(dst, destMax, src, count, kind)
+        (self.aclrtMemcpy.as_ref().expect("Expected function, got error."))(
+            dst, destMax, src, count, kind,
+        )
     }
     pub unsafe fn aclrtMemset(
         &self,
@@ -553,10 +491,9 @@ impl Acl {
         value: i32,
         count: usize,
     ) -> aclError {
-        (self
-            .aclrtMemset
-            .as_ref()
-            .expect("Expected function, got error."))(devPtr, maxCount, value, count)
+        (self.aclrtMemset.as_ref().expect("Expected function, got error."))(
+            devPtr, maxCount, value, count,
+        )
     }
     pub unsafe fn aclrtMemcpyAsync(
         &self,
@@ -567,10 +504,9 @@ impl Acl {
         kind: aclrtMemcpyKind,
         stream: aclrtStream,
     ) -> aclError {
-        (self
-            .aclrtMemcpyAsync
-            .as_ref()
-            .expect("Expected function, got error."))(dst, destMax, src, count, kind, stream)
+        (self.aclrtMemcpyAsync.as_ref().expect("Expected function, got error."))(
+            dst, destMax, src, count, kind, stream,
+        )
     }
     pub unsafe fn aclrtCreateStreamWithConfig(
         &self,
@@ -578,38 +514,27 @@ impl Acl {
         priority: u32,
         flag: u32,
     ) -> aclError {
-        (self
-            .aclrtCreateStreamWithConfig
-            .as_ref()
-            .expect("Expected function, got error."))(stream, priority, flag)
+        (self.aclrtCreateStreamWithConfig.as_ref().expect("Expected function, got error."))(
+            stream, priority, flag,
+        )
     }
     pub unsafe fn aclrtDestroyStream(&self, stream: aclrtStream) -> aclError {
-        (self
-            .aclrtDestroyStream
-            .as_ref()
-            .expect("Expected function, got error."))(stream)
+        (self.aclrtDestroyStream.as_ref().expect("Expected function, got error."))(stream)
     }
     pub unsafe fn aclrtSynchronizeStream(&self, stream: aclrtStream) -> aclError {
-        (self
-            .aclrtSynchronizeStream
-            .as_ref()
-            .expect("Expected function, got error."))(stream)
+        (self.aclrtSynchronizeStream.as_ref().expect("Expected function, got error."))(stream)
     }
     pub unsafe fn aclrtSynchronizeStreamWithTimeout(
         &self,
         stream: aclrtStream,
         timeout: i32,
     ) -> aclError {
-        (self
-            .aclrtSynchronizeStreamWithTimeout
-            .as_ref()
-            .expect("Expected function, got error."))(stream, timeout)
+        (self.aclrtSynchronizeStreamWithTimeout.as_ref().expect("Expected function, got error."))(
+            stream, timeout,
+        )
     }
     pub unsafe fn aclrtStreamWaitEvent(&self, stream: aclrtStream, event: aclrtEvent) -> aclError {
-        (self
-            .aclrtStreamWaitEvent
-            .as_ref()
-            .expect("Expected function, got error."))(stream, event)
+        (self.aclrtStreamWaitEvent.as_ref().expect("Expected function, got error."))(stream, event)
     }
     pub unsafe fn aclrtGetMemInfo(
         &self,
@@ -617,42 +542,29 @@ impl Acl {
         free: *mut usize,
         total: *mut usize,
     ) -> aclError {
-        (self
-            .aclrtGetMemInfo
-            .as_ref()
-            .expect("Expected function, got error."))(attr, free, total)
+        (self.aclrtGetMemInfo.as_ref().expect("Expected function, got error."))(attr, free, total)
     }
     pub unsafe fn aclmdlRICaptureBegin(
         &self,
         stream: aclrtStream,
         mode: aclmdlRICaptureMode,
     ) -> aclError {
-        (self
-            .aclmdlRICaptureBegin
-            .as_ref()
-            .expect("Expected function, got error."))(stream, mode)
+        (self.aclmdlRICaptureBegin.as_ref().expect("Expected function, got error."))(stream, mode)
     }
     pub unsafe fn aclmdlRICaptureEnd(
         &self,
         stream: aclrtStream,
         modelRI: *mut aclmdlRI,
     ) -> aclError {
-        (self
-            .aclmdlRICaptureEnd
-            .as_ref()
-            .expect("Expected function, got error."))(stream, modelRI)
+        (self.aclmdlRICaptureEnd.as_ref().expect("Expected function, got error."))(stream, modelRI)
     }
     pub unsafe fn aclmdlRIExecuteAsync(&self, modelRI: aclmdlRI, stream: aclrtStream) -> aclError {
-        (self
-            .aclmdlRIExecuteAsync
-            .as_ref()
-            .expect("Expected function, got error."))(modelRI, stream)
+        (self.aclmdlRIExecuteAsync.as_ref().expect("Expected function, got error."))(
+            modelRI, stream,
+        )
     }
     pub unsafe fn aclmdlRIDestroy(&self, modelRI: aclmdlRI) -> aclError {
-        (self
-            .aclmdlRIDestroy
-            .as_ref()
-            .expect("Expected function, got error."))(modelRI)
+        (self.aclmdlRIDestroy.as_ref().expect("Expected function, got error."))(modelRI)
     }
     pub unsafe fn aclrtGetVersion(
         &self,
@@ -660,11 +572,10 @@ impl Acl {
         minorVersion: *mut i32,
         patchVersion: *mut i32,
     ) -> aclError {
-        (self
-            .aclrtGetVersion
-            .as_ref()
-            .expect("Expected function, got error."))(
-            majorVersion, minorVersion, patchVersion
+        (self.aclrtGetVersion.as_ref().expect("Expected function, got error."))(
+            majorVersion,
+            minorVersion,
+            patchVersion,
         )
     }
 }

@@ -168,10 +168,7 @@ impl Hccl {
         comm: HcclComm,
         stream: aclrtStream,
     ) -> HcclResult {
-        (self
-            .HcclAllReduce
-            .as_ref()
-            .expect("Expected function, got error."))(
+        (self.HcclAllReduce.as_ref().expect("Expected function, got error."))(
             sendBuf, recvBuf, count, dataType, op, comm, stream,
         )
     }
@@ -185,10 +182,7 @@ impl Hccl {
         comm: HcclComm,
         stream: aclrtStream,
     ) -> HcclResult {
-        (self
-            .HcclReduceScatter
-            .as_ref()
-            .expect("Expected function, got error."))(
+        (self.HcclReduceScatter.as_ref().expect("Expected function, got error."))(
             sendBuf, recvBuf, recvCount, dataType, op, comm, stream,
         )
     }
@@ -201,10 +195,7 @@ impl Hccl {
         comm: HcclComm,
         stream: aclrtStream,
     ) -> HcclResult {
-        (self
-            .HcclAllGather
-            .as_ref()
-            .expect("Expected function, got error."))(
+        (self.HcclAllGather.as_ref().expect("Expected function, got error."))(
             sendBuf, recvBuf, sendCount, dataType, comm, stream,
         )
     }
@@ -219,18 +210,12 @@ impl Hccl {
         comm: HcclComm,
         stream: aclrtStream,
     ) -> HcclResult {
-        (self
-            .HcclAlltoAll
-            .as_ref()
-            .expect("Expected function, got error."))(
+        (self.HcclAlltoAll.as_ref().expect("Expected function, got error."))(
             sendBuf, sendCount, sendType, recvBuf, recvCount, recvType, comm, stream,
         )
     }
     pub unsafe fn HcclCommDestroy(&self, comm: HcclComm) -> HcclResult {
-        (self
-            .HcclCommDestroy
-            .as_ref()
-            .expect("Expected function, got error."))(comm)
+        (self.HcclCommDestroy.as_ref().expect("Expected function, got error."))(comm)
     }
     pub unsafe fn HcclCommInitAll(
         &self,
@@ -238,15 +223,11 @@ impl Hccl {
         devices: *mut i32,
         comms: *mut HcclComm,
     ) -> HcclResult {
-        (self
-            .HcclCommInitAll
-            .as_ref()
-            .expect("Expected function, got error."))(ndev, devices, comms)
+        (self.HcclCommInitAll.as_ref().expect("Expected function, got error."))(
+            ndev, devices, comms,
+        )
     }
     pub unsafe fn HcclGetErrorString(&self, code: HcclResult) -> *const ::std::os::raw::c_char {
-        (self
-            .HcclGetErrorString
-            .as_ref()
-            .expect("Expected function, got error."))(code)
+        (self.HcclGetErrorString.as_ref().expect("Expected function, got error."))(code)
     }
 }

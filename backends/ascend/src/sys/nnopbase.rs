@@ -3,11 +3,6 @@ use super::acl::{aclDataType, aclFormat};
 
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct aclOpExecutor {
-    _unused: [u8; 0],
-}
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
 pub struct aclTensor {
     _unused: [u8; 0],
 }
@@ -24,6 +19,11 @@ pub struct aclIntArray {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct aclTensorList {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct aclOpExecutor {
     _unused: [u8; 0],
 }
 pub type aclnnStatus = i32;
@@ -94,9 +94,8 @@ impl Nnopbase {
         let aclDestroyScalar = __library.get(b"aclDestroyScalar\0").map(|sym| *sym);
         let aclDestroyIntArray = __library.get(b"aclDestroyIntArray\0").map(|sym| *sym);
         let aclDestroyTensorList = __library.get(b"aclDestroyTensorList\0").map(|sym| *sym);
-        let aclSetAclOpExecutorRepeatable = __library
-            .get(b"aclSetAclOpExecutorRepeatable\0")
-            .map(|sym| *sym);
+        let aclSetAclOpExecutorRepeatable =
+            __library.get(b"aclSetAclOpExecutorRepeatable\0").map(|sym| *sym);
         let aclDestroyAclOpExecutor = __library.get(b"aclDestroyAclOpExecutor\0").map(|sym| *sym);
         Ok(Nnopbase {
             __library,
@@ -124,10 +123,7 @@ impl Nnopbase {
         arg8: u64,
         arg9: *mut ::std::os::raw::c_void,
     ) -> *mut aclTensor {
-        (self
-            .aclCreateTensor
-            .as_ref()
-            .expect("Expected function, got error."))(
+        (self.aclCreateTensor.as_ref().expect("Expected function, got error."))(
             arg1, arg2, arg3, arg4, arg5, arg6, arg7, arg8, arg9,
         )
     }
@@ -136,61 +132,34 @@ impl Nnopbase {
         arg1: *mut ::std::os::raw::c_void,
         arg2: aclDataType,
     ) -> *mut aclScalar {
-        (self
-            .aclCreateScalar
-            .as_ref()
-            .expect("Expected function, got error."))(arg1, arg2)
+        (self.aclCreateScalar.as_ref().expect("Expected function, got error."))(arg1, arg2)
     }
     pub unsafe fn aclCreateIntArray(&self, arg1: *const i64, arg2: u64) -> *mut aclIntArray {
-        (self
-            .aclCreateIntArray
-            .as_ref()
-            .expect("Expected function, got error."))(arg1, arg2)
+        (self.aclCreateIntArray.as_ref().expect("Expected function, got error."))(arg1, arg2)
     }
     pub unsafe fn aclCreateTensorList(
         &self,
         arg1: *const *const aclTensor,
         arg2: u64,
     ) -> *mut aclTensorList {
-        (self
-            .aclCreateTensorList
-            .as_ref()
-            .expect("Expected function, got error."))(arg1, arg2)
+        (self.aclCreateTensorList.as_ref().expect("Expected function, got error."))(arg1, arg2)
     }
     pub unsafe fn aclDestroyTensor(&self, arg1: *const aclTensor) -> aclnnStatus {
-        (self
-            .aclDestroyTensor
-            .as_ref()
-            .expect("Expected function, got error."))(arg1)
+        (self.aclDestroyTensor.as_ref().expect("Expected function, got error."))(arg1)
     }
     pub unsafe fn aclDestroyScalar(&self, arg1: *const aclScalar) -> aclnnStatus {
-        (self
-            .aclDestroyScalar
-            .as_ref()
-            .expect("Expected function, got error."))(arg1)
+        (self.aclDestroyScalar.as_ref().expect("Expected function, got error."))(arg1)
     }
     pub unsafe fn aclDestroyIntArray(&self, arg1: *const aclIntArray) -> aclnnStatus {
-        (self
-            .aclDestroyIntArray
-            .as_ref()
-            .expect("Expected function, got error."))(arg1)
+        (self.aclDestroyIntArray.as_ref().expect("Expected function, got error."))(arg1)
     }
     pub unsafe fn aclDestroyTensorList(&self, arg1: *const aclTensorList) -> aclnnStatus {
-        (self
-            .aclDestroyTensorList
-            .as_ref()
-            .expect("Expected function, got error."))(arg1)
+        (self.aclDestroyTensorList.as_ref().expect("Expected function, got error."))(arg1)
     }
     pub unsafe fn aclSetAclOpExecutorRepeatable(&self, arg1: *mut aclOpExecutor) -> aclnnStatus {
-        (self
-            .aclSetAclOpExecutorRepeatable
-            .as_ref()
-            .expect("Expected function, got error."))(arg1)
+        (self.aclSetAclOpExecutorRepeatable.as_ref().expect("Expected function, got error."))(arg1)
     }
     pub unsafe fn aclDestroyAclOpExecutor(&self, arg1: *mut aclOpExecutor) -> aclnnStatus {
-        (self
-            .aclDestroyAclOpExecutor
-            .as_ref()
-            .expect("Expected function, got error."))(arg1)
+        (self.aclDestroyAclOpExecutor.as_ref().expect("Expected function, got error."))(arg1)
     }
 }
