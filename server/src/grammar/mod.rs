@@ -1,7 +1,7 @@
 //! What an answer must look like: calls of tools always, JSON where it was asked for.
 //!
-//! A grammar is written in llguidance's Lark dialect ([`lark`]), compiled once per distinct text and
-//! kept ([`Grammars`]), and walked along an answer on the worker thread ([`walk::Walk`]).
+//! A grammar is written in llguidance's Lark dialect (`lark`), compiled once per distinct text and
+//! kept ([`Grammars`]), and walked along an answer on the worker thread (`walk`).
 //!
 //! Schemas come from strangers: they are bounded in bytes and in the library's fuel, and where one that
 //! need not be obeyed cannot be compiled, its value is held to be JSON and no more.
