@@ -90,6 +90,7 @@ pub fn grouped(count: u64) -> String {
 }
 
 /// A bar on standard error for `total` bytes; nothing is drawn where that is no terminal.
+#[cfg(feature = "pull")]
 pub fn bar(what: &str, total: u64) -> ProgressBar {
     let template = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
     let style = ProgressStyle::with_template(template).expect("the template is well formed");
