@@ -177,3 +177,8 @@ fn softplus(x: f32) -> f32 {
     let log = 2.0 * fma(t, u * s, t);
     return select(log, x + log, x > 0.0);
 }
+
+// √ln(1 + e^x). Below -40 that is e^(x/2) to the last place, and e^x may be flushed to zero on the way.
+fn sqrt_softplus(x: f32) -> f32 {
+    return select(sqrt(softplus(x)), exp_of(0.5 * x), x < -40.0);
+}

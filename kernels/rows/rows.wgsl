@@ -140,7 +140,7 @@ fn expression(place: vec3u) -> f32 {
     return x_element(place) + y_element(place);
 //# end
 //# if sqrt_softplus
-    return sqrt(softplus(x_element(place)));
+    return sqrt_softplus(x_element(place));
 //# end
 //# if share
     return x_element(place) / (y_element(place) + 1e-20) * p.scale;
