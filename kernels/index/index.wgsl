@@ -93,18 +93,21 @@ fn narrow_top_k(
             }
         }
         last = best;
-        // 2 list
+        picks[pick] = best.y;
+    }
+    // 2 list: by index a pick's place is the number of lower ones
+    for (var pick = 0u; pick < taken; pick++) {
         var place = pick;
 //# if !BY_VALUE
-        while (place > 0u && picks[place - 1u] > best.y) {
-            picks[place] = picks[place - 1u];
-            place -= 1u;
+        place = 0u;
+        for (var i = 0u; i < taken; i++) {
+            place += select(0u, 1u, picks[i] < picks[pick]);
         }
 //# end
-        picks[place] = best.y;
+        out_put_bits(row, place, picks[pick]);
     }
-    for (var place = 0u; place < p.out_width; place++) {
-        out_put_bits(row, place, select(0xffffffffu, picks[min(place, PICKS - 1u)], place < taken));
+    for (var place = taken; place < p.out_width; place++) {
+        out_put_bits(row, place, 0xffffffffu);
     }
 }
 
