@@ -234,8 +234,15 @@ pub(crate) struct Folder {
     path: PathBuf,
     identity: String,
     key: [u8; DIGEST],
-    /// Held, not read.
-    _lock: File,
+    pub(super) lock: File,
+}
+
+/// A process being started shares every open file until it runs its own program: closing ours would leave
+/// the lock with it for that long, so it is given up in words.
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Folder {
@@ -256,7 +263,7 @@ impl Folder {
             ));
         }
         let key = key(&path.join(KEY)).map_err(at)?;
-        Ok(Folder { identity: identity.to_owned(), key, path, _lock: lock })
+        Ok(Folder { identity: identity.to_owned(), key, path, lock })
     }
 
     fn path(&self, name: &Name) -> PathBuf {

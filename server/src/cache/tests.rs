@@ -292,6 +292,19 @@ fn a_file_cut_at_any_byte_or_changed_anywhere_is_not_believed() {
 }
 
 #[test]
+fn a_closed_folder_is_free_even_while_a_child_process_starts() {
+    let scratch = Scratch::new("lock");
+    let folder = Folder::open(&scratch.0, IDENTITY).expect("the folder opens");
+    // What a child has between fork and exec: the same open file.
+    let inherited = folder.lock.try_clone().expect("a second handle");
+    let refused = Folder::open(&scratch.0, IDENTITY).expect_err("it is in use");
+    assert!(refused.contains("another process uses it"), "{refused}");
+    drop(folder);
+    Folder::open(&scratch.0, IDENTITY).expect("it is free again");
+    drop(inherited);
+}
+
+#[test]
 fn damage_found_late_is_forgotten_with_what_lies_behind_it() {
     let scratch = Scratch::new("late");
     let (short, long) = (vec![5; 40], [vec![5; 40], vec![6; 30]].concat());
