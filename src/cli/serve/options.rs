@@ -211,6 +211,24 @@ mod tests {
     }
 
     #[test]
+    fn the_example_file_and_what_it_leaves_out_are_understood() {
+        let text = include_str!("../../../packaging/serve.toml");
+        let whole: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(option) if option.contains(" = ") => format!("{option}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        for (text, cache) in [(text, false), (&whole, true)] {
+            let options: ServeOptions = toml::from_str(text).expect("a legal file");
+            options.check().expect("numbers in their ranges");
+            assert_eq!((options.port, options.cache_dir.is_some()), (Some(8080), cache));
+            assert_eq!(options.model.is_some(), cache);
+        }
+    }
+
+    #[test]
     fn flags_win_over_the_file() {
         let path = std::env::temp_dir().join(format!("hadal-serve-{}.toml", std::process::id()));
         fs::write(&path, "port = 1\nhost = \"::1\"\nalias = [\"a\"]\nstrict_reasoning = true\n")
