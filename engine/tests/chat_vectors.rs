@@ -167,11 +167,17 @@ fn streaming_equals_parsing_at_every_split() {
         if let Some(whole) = &whole {
             assert_eq!(recovered, *whole, "{text:?}");
         }
+        let cut = stream(&[&text], begin, Malformed::Cut).map(|(reply, _)| reply);
+        if whole.is_some() {
+            assert_eq!(cut, whole, "{text:?}");
+        }
         let check = |pieces: &[&str]| {
             let strict = stream(pieces, begin, Malformed::Refuse).map(|(reply, _)| reply);
             assert_eq!(strict, whole, "{pieces:?}");
             let lenient = stream(pieces, begin, Malformed::Recover).map(|(reply, _)| reply);
             assert_eq!(lenient.as_ref(), Some(&recovered), "{pieces:?}");
+            let live = stream(pieces, begin, Malformed::Cut).map(|(reply, _)| reply);
+            assert_eq!(live, cut, "{pieces:?}");
         };
         let bounds: Vec<_> = (0..=text.len()).filter(|&at| text.is_char_boundary(at)).collect();
         for &at in &bounds {
@@ -205,6 +211,43 @@ fn deltas_come_before_the_call_is_over() {
 }
 
 #[test]
+fn a_call_that_arrives_is_given_out_at_once_and_never_taken_back() {
+    let call = |inside: &str| {
+        format!("Go.\n\n<§tool_calls>\n<§invoke name=\"w\">\n<§parameter name=\"k\" {inside}")
+    };
+    let end = "\n</§invoke>\n</§tool_calls>";
+    for (inside, arguments, ended) in [
+        ("string=\"false\">[1, {\"a", "{\"k\": [1, {\"a", false),
+        ("string=\"true\">one \"tw", "{\"k\": \"one \\\"tw", false),
+        ("string=\"true\">a</§param", "{\"k\": \"a", false),
+        ("string=\"true\">a</§parameter>", "{\"k\": \"a\"", false),
+        (&format!("string=\"false\">5</§parameter>{end}"), "{\"k\": 5}", true),
+        (&format!("string=\"false\">five</§parameter>{end}"), "{\"k\": five", false),
+        (&format!("string=\"true\">a</§parameter>oops{end}"), "{\"k\": \"a\"", false),
+        (&format!("string=\"true\">a/§parameter>{end}"), "{\"k\": \"a", false),
+        (
+            &format!(
+                "string=\"true\">a</§parameter>\n<§parameter name=\"k\" string=\"true\">b\
+                 </§parameter>{end}"
+            ),
+            "{\"k\": \"a\", \"k\": \"b\"}",
+            true,
+        ),
+    ] {
+        let text = spelt(&call(inside));
+        let (reply, events) = stream(&[&text], Begin::Content, Malformed::Cut).unwrap();
+        assert_eq!((reply.content.as_str(), reply.calls.len()), ("Go.", 1), "{text:?}");
+        assert_eq!(reply.calls[0].arguments, arguments, "{text:?}");
+        assert_eq!(events.contains(&Event::CallEnd { index: 0 }), ended, "{text:?}");
+        // Without the end of the reply it is there already, but for what may become a tag.
+        let mut parser = ReplyStream::new(Begin::Content, Malformed::Cut);
+        let mut early = Vec::new();
+        parser.push(&text, &mut early).unwrap();
+        assert_eq!(gather(&early).calls[0].arguments, arguments, "{text:?}");
+    }
+}
+
+#[test]
 fn recovery_loses_no_words_and_shows_no_markers() {
     for (text, begin, want) in [
         ("no end", Begin::Reasoning, ("no end", "", 0)),
@@ -233,9 +276,12 @@ fn recovery_loses_no_words_and_shows_no_markers() {
     }
     for (text, begin) in replies() {
         let reply = parse_recovering(&text, begin);
+        let (cut, _) = stream(&[&text], begin, Malformed::Cut).unwrap();
         for control in Control::ALL {
-            assert!(!reply.content.contains(control.text()), "{text:?}");
-            assert!(!reply.reasoning.contains(control.text()), "{text:?}");
+            for reply in [&reply, &cut] {
+                assert!(!reply.content.contains(control.text()), "{text:?}");
+                assert!(!reply.reasoning.contains(control.text()), "{text:?}");
+            }
         }
         for call in &reply.calls {
             let arguments: Value = serde_json::from_str(&call.arguments).unwrap();
@@ -252,6 +298,7 @@ fn rendered_calls_parse_back() {
         id: "c1".to_owned(),
         name: "do_it".to_owned(),
         arguments: arguments.to_string(),
+        written: None,
     };
     let messages = [
         Message::user("go"),
@@ -331,6 +378,7 @@ fn hostile_content_stays_text() {
         id: "1".to_owned(),
         name: hostile.to_owned(),
         arguments: json!({hostile: hostile}).to_string(),
+        written: None,
     };
     let conversation = |text: &str, tool: Value, call: ToolCall| {
         let messages = [
@@ -362,6 +410,7 @@ fn hostile_content_stays_text() {
         id: "1".to_owned(),
         name: "n".to_owned(),
         arguments: json!({"x": "x"}).to_string(),
+        written: None,
     };
     let want = conversation("x", json!({"name": "n"}), honest);
     assert_eq!(conversation(hostile, tool, call), want);

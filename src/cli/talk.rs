@@ -13,7 +13,7 @@ use engine::generate::{Finish, Generation, Speaker};
 use engine::sample::SamplingParams;
 use engine::text::Tokenizer;
 use engine::text::chat::{ChatOptions, EffortTable, Message, OldReasoning, Thinking, render};
-use engine::text::dsml::{Begin, Event};
+use engine::text::dsml::{Begin, Event, Malformed};
 use engine::{Engine, Sequence};
 
 use super::failure::{Failure, Result};
@@ -118,7 +118,8 @@ impl Talker {
         }
         tokens.extend(rest);
         let begin = if thinking == Thinking::Off { Begin::Content } else { Begin::Reasoning };
-        let mut speaker = Speaker::new(self.tokenizer.clone(), begin, &self.params.stop)?;
+        let mut speaker =
+            Speaker::new(self.tokenizer.clone(), begin, &self.params.stop, Malformed::Recover)?;
         let mut events = Vec::new();
         let started = Instant::now();
         while let Some(token) = generation.next(&mut self.engine, cancel)? {

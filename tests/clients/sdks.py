@@ -85,11 +85,23 @@ class OpenAI(unittest.TestCase):
         named = {"type": "function", "function": {"name": "weather"}}
         fields = {"tools": [tool], "tool_choice": named, "temperature": 0}
         whole = self.ask(**fields).choices[0].message.tool_calls[0].function.arguments
-        streamed = ""
+        pieces = []
         for chunk in self.ask(stream=True, **fields):
             for call in (chunk.choices[0].delta.tool_calls or []) if chunk.choices else []:
-                streamed += call.function.arguments or ""
-        self.assertEqual(streamed, whole)
+                pieces.append(call.function.arguments or "")
+        self.assertEqual("".join(pieces), whole)
+        self.assertGreater(len(pieces), 4, "arguments come while they are written")
+
+    def test_the_sdks_own_accumulator_understands_a_streamed_call(self):
+        tool = {"type": "function", "function": {"name": "weather", "parameters": WEATHER, "strict": True}}
+        with self.client.chat.completions.stream(
+            model=MODEL, messages=QUESTION, tools=[tool], tool_choice="required", temperature=0
+        ) as stream:
+            deltas = [event for event in stream if event.type == "tool_calls.function.arguments.delta"]
+            call = stream.get_final_completion().choices[0].message.tool_calls[0]
+        self.assertEqual("".join(event.arguments_delta for event in deltas), call.function.arguments)
+        self.assertEqual(set(json.loads(call.function.arguments)), {"city", "days"})
+        self.assertRegex(call.id, r"^call_00_[A-Za-z0-9]{24}$")
 
     def test_documents_follow_their_schema(self):
         form = {"type": "json_schema", "json_schema": {"name": "w", "schema": WEATHER, "strict": True}}
@@ -186,9 +198,22 @@ class Anthropic(unittest.TestCase):
         tool = {"name": "weather", "input_schema": WEATHER}
         choice = {"type": "tool", "name": "weather"}
         with self.client.messages.stream(**self.fields, tools=[tool], tool_choice=choice) as stream:
+            pieces = [event.partial_json for event in stream if event.type == "input_json"]
             message = stream.get_final_message()
+        self.assertGreater(len(pieces), 4, "the input comes while it is written")
+        self.assertEqual(json.loads("".join(pieces)), message.content[-1].input)
         self.assertEqual(message.content[-1].type, "tool_use")
         self.assertEqual(set(message.content[-1].input), {"city", "days"})
+
+    def test_a_streamed_call_that_is_cut_off_is_no_fault(self):
+        tool = {"name": "weather", "input_schema": WEATHER}
+        fields = self.fields | {"max_tokens": 40}
+        with self.client.messages.stream(
+            **fields, tools=[tool], tool_choice={"type": "tool", "name": "weather"}
+        ) as stream:
+            message = stream.get_final_message()
+        self.assertEqual(message.stop_reason, "max_tokens")
+        self.assertIsInstance(message.content[-1].input, dict)
 
     def test_thinking_goes_back(self):
         first = self.ask()

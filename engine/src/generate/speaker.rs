@@ -18,16 +18,21 @@ pub struct Speaker {
 }
 
 impl Speaker {
-    /// For one answer; `begin` says whether the prompt opened it in thought. Malformed tool calls
-    /// become text.
+    /// For one answer; `begin` says whether the prompt opened it in thought, `malformed` what becomes
+    /// of broken tool calls.
     ///
     /// # Errors
     /// `Request` if a stop string is empty, too long, or there are too many.
-    pub fn new(tokenizer: Arc<Tokenizer>, begin: Begin, stops: &[String]) -> Result<Self> {
+    pub fn new(
+        tokenizer: Arc<Tokenizer>,
+        begin: Begin,
+        stops: &[String],
+        malformed: Malformed,
+    ) -> Result<Self> {
         let stops = StopMatcher::new(stops).map_err(|error| Error::request(error.to_string()))?;
         Ok(Speaker {
             detokeniser: Detokeniser::new(tokenizer, Controls::Show),
-            stream: ReplyStream::new(begin, Malformed::Recover),
+            stream: ReplyStream::new(begin, malformed),
             stops,
             raw: Vec::new(),
         })
@@ -37,7 +42,7 @@ impl Speaker {
     /// content: the answer ends there.
     ///
     /// # Errors
-    /// `Request` for an id beyond the vocabulary.
+    /// `Request` for an id beyond the vocabulary, or if malformed answers are refused and this is one.
     pub fn push(&mut self, id: u32, events: &mut Vec<Event>) -> Result<bool> {
         let text = self.detokeniser.push(id).map_err(|error| Error::request(error.to_string()))?;
         let text = text.to_owned();
@@ -47,7 +52,7 @@ impl Speaker {
     /// Ends the answer: everything held back is decided.
     ///
     /// # Errors
-    /// None in practice: a malformed answer becomes text.
+    /// `Request` if malformed answers are refused and this is one.
     pub fn finish(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let rest = self.detokeniser.finish().to_owned();
         self.parse(&rest, events)?;

@@ -47,6 +47,8 @@ pub fn fuzz_reply(data: &[u8]) {
         }
         let pieces = in_pieces(&text, cuts, begin, Malformed::Recover);
         assert_eq!(Some(parse_recovering(&text, begin)), pieces, "{text:?}");
+        let pieces = in_pieces(&text, cuts, begin, Malformed::Cut);
+        assert_eq!(in_pieces(&text, &[0], begin, Malformed::Cut), pieces, "{text:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use engine::generate::{Finish, Speaker, Token};
 use engine::sample::{Sampler, SamplingParams, StopMatcher};
-use engine::text::dsml::{Begin, Event};
+use engine::text::dsml::{Begin, Event, Malformed};
 use engine::text::{Controls, Detokeniser, Tokenizer};
 use tokio::sync::mpsc;
 
@@ -77,7 +77,13 @@ impl Answer {
     ) -> Result<(Self, Vec<u32>), (mpsc::Sender<Update>, Failure)> {
         let Entry { job, updates, .. } = entry;
         let Job { prompt, begin, mut params, tokens_max, constraint, parse, .. } = job;
-        let text = match Text::new(tokenizer, begin, &params.stop, parse) {
+        let form = match (parse, &constraint) {
+            (false, _) => Form::Plain,
+            // What is held to its form can be given out while it arrives.
+            (true, Some(_)) => Form::Reply(Malformed::Cut),
+            (true, None) => Form::Reply(Malformed::Recover),
+        };
+        let text = match Text::new(tokenizer, begin, &params.stop, form) {
             Ok(text) => text,
             Err(message) => return Err((updates, Failure::Fault(message))),
         };
@@ -241,6 +247,15 @@ fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
+/// What is read out of an answer's tokens.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// Reasoning, content and calls; and what becomes of broken calls.
+    Reply(Malformed),
+    /// Text.
+    Plain,
+}
+
 /// Text of an answer.
 #[derive(Debug)]
 enum Text {
@@ -255,11 +270,11 @@ impl Text {
         tokenizer: &Arc<Tokenizer>,
         begin: Begin,
         stops: &[String],
-        parse: bool,
+        form: Form,
     ) -> Result<Self, String> {
         let tokenizer = Arc::clone(tokenizer);
-        if parse {
-            let speaker = Speaker::new(tokenizer, begin, stops);
+        if let Form::Reply(malformed) = form {
+            let speaker = Speaker::new(tokenizer, begin, stops, malformed);
             return speaker.map(|it| Text::Reply(Box::new(it))).map_err(|error| error.to_string());
         }
         let detokeniser = Detokeniser::new(tokenizer, Controls::Hide);

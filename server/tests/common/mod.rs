@@ -16,7 +16,7 @@ use bytes::Bytes;
 use engine::generate::{Finish, Speaker, Token};
 use engine::sample::SamplingParams;
 use engine::text::chat::EffortTable;
-use engine::text::dsml::Begin;
+use engine::text::dsml::{Begin, Malformed};
 use engine::text::{Control, Controls, Detokeniser, Specials, Tokenizer};
 use http_body_util::{BodyExt, Full};
 use hyper::{HeaderMap, Request, StatusCode};
@@ -128,7 +128,9 @@ struct Play {
 impl Play {
     fn new(tokenizer: Arc<Tokenizer>, job: Job, cached: u32) -> Self {
         let usage = Usage { prompt: job.prompt.len() as u32, cached, ..Usage::default() };
-        Play { tokenizer, job, usage }
+        let malformed = if job.constraint.is_some() { Malformed::Cut } else { Malformed::Recover };
+        Play { tokenizer, job, malformed, usage }
+    malformed: Malformed,
     }
 
     fn updates(&mut self, text: &str, failure: Option<Failure>) -> Vec<Update> {
@@ -143,7 +145,8 @@ impl Play {
         let think_end = self.tokenizer.control(Control::ThinkEnd).unwrap();
         ids.push(end);
         let stops = self.job.params.stop.clone();
-        let mut speaker = Speaker::new(self.tokenizer.clone(), self.job.begin, &stops).unwrap();
+        let mut speaker =
+            Speaker::new(self.tokenizer.clone(), self.job.begin, &stops, self.malformed).unwrap();
         let mut reasoning = self.job.begin == Begin::Reasoning;
         let mut finish = Finish::Stop;
         for id in ids {

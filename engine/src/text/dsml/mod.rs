@@ -1,6 +1,6 @@
 //! What the model answers: reasoning, content, tool calls (DSML). [`parse`] is the strict
 //! definition; [`ReplyStream`] gives the same while the text arrives; [`Malformed::Recover`] is for
-//! servers.
+//! whoever answers with what a model wrote, [`Malformed::Cut`] for whoever holds it to its form.
 //!
 //! The form, after the opening of the assistant's turn (`·` is a line break):
 //!

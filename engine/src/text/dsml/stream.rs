@@ -3,7 +3,8 @@
 //!
 //! States and what may follow: Reasoning → Content | NextCall; Content → NextCall | Ended; NextCall
 //! → Header | AfterCalls; Header → Key | NextCall; Key → Value → NextParameter → Key | NextCall;
-//! AfterCalls → Ended (strict) or Content (recovering).
+//! AfterCalls → Ended (strict) or Content (recovering); of calls that are given out while they arrive,
+//! Key, Value and NextParameter → Broken.
 
 use std::collections::HashSet;
 
@@ -27,6 +28,11 @@ pub enum Malformed {
     /// reply may stop anywhere. Calls come whole: nothing of a call is given out before it has
     /// ended well.
     Recover,
+    /// Cut off: for replies whose calls are held to the form while they are drawn. As
+    /// [`Malformed::Recover`], but a call is given out while it arrives. One that breaks all the same
+    /// gets no [`Event::CallEnd`], and nothing that follows it is given out. A parameter that is there
+    /// twice is given out twice.
+    Cut,
 }
 
 /// A piece of a reply.
@@ -64,10 +70,14 @@ enum State {
     NextCall,
     Header,
     Key,
-    Value { is_string: bool },
+    Value {
+        is_string: bool,
+    },
     NextParameter,
     AfterCalls,
     Ended,
+    /// A call broke that was given out in part.
+    Broken,
 }
 
 /// What stops text in strict mode.
@@ -155,14 +165,14 @@ impl ReplyStream {
         self.advance(false, events)
     }
 
-    /// Ends the reply. Recovering parsers accept any end.
+    /// Ends the reply. Only parsers that refuse do not accept every end.
     ///
     /// # Errors
     /// As [`ReplyStream::push`], and `Reply` if the reply is not complete.
     pub fn finish(&mut self, events: &mut Vec<Event>) -> Result<(), TextError> {
         self.advance(true, events)?;
         let complete = matches!(self.state, State::Ended | State::AfterCalls);
-        if complete || self.malformed == Malformed::Recover {
+        if complete || self.malformed != Malformed::Refuse {
             return Ok(());
         }
         let error = TextError::reply("reply: no end token");
@@ -188,18 +198,12 @@ impl ReplyStream {
             match self.step(last) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
-                Err(_) if self.malformed == Malformed::Recover => self.recover(last),
+                Err(_) if self.malformed != Malformed::Refuse => self.recover(last),
                 Err(error) => break Err(error),
             }
-            if !self.in_block() {
-                self.keep = self.at;
-                self.committed = self.events.len();
-            }
+            self.commit();
         };
-        if !self.in_block() || self.malformed == Malformed::Refuse {
-            self.keep = self.at;
-            self.committed = self.events.len();
-        }
+        self.commit();
         events.extend(self.events.drain(..self.committed));
         self.committed = 0;
         self.text.drain(..self.keep);
@@ -209,9 +213,26 @@ impl ReplyStream {
         outcome
     }
 
+    /// Lets events go that can no longer be taken back.
+    fn commit(&mut self) {
+        let is_final = match self.malformed {
+            Malformed::Refuse => true,
+            Malformed::Recover => !self.in_block(),
+            Malformed::Cut => !self.in_block() || self.in_call(),
+        };
+        if is_final {
+            self.keep = self.at;
+            self.committed = self.events.len();
+        }
+    }
+
     fn in_block(&self) -> bool {
-        use State::{Header, Key, NextCall, NextParameter, Value};
-        matches!(self.state, NextCall | Header | Key | Value { .. } | NextParameter)
+        matches!(self.state, State::NextCall | State::Header) || self.in_call()
+    }
+
+    /// Whether a call has begun and not ended.
+    fn in_call(&self) -> bool {
+        matches!(self.state, State::Key | State::Value { .. } | State::NextParameter)
     }
 
     /// One move; false if more text is needed.
@@ -230,7 +251,7 @@ impl ReplyStream {
             State::Ended if self.malformed == Malformed::Refuse => {
                 Err(bad("end", &self.text[self.at..]))
             }
-            State::Ended => {
+            State::Ended | State::Broken => {
                 self.at = self.text.len();
                 Ok(false)
             }
@@ -240,8 +261,8 @@ impl ReplyStream {
     fn prose(&mut self, last: bool) -> Result<bool, TextError> {
         let markers: &[&str] = match (self.malformed, self.blocks) {
             (Malformed::Refuse, _) => &STRICT,
-            (Malformed::Recover, true) => &RECOVER,
-            (Malformed::Recover, false) => &RECOVER[OPENINGS..],
+            (_, true) => &RECOVER,
+            (_, false) => &RECOVER[OPENINGS..],
         };
         let rest = &self.text[self.at..];
         let met = if last {
@@ -281,7 +302,7 @@ impl ReplyStream {
         let Some(next) = self.expect(&NEXT_CALL, "tool call", last)? else { return Ok(false) };
         let after = match self.malformed {
             Malformed::Refuse => State::AfterCalls,
-            Malformed::Recover => State::Content,
+            Malformed::Recover | Malformed::Cut => State::Content,
         };
         self.state = [State::Header, after][next];
         Ok(true)
@@ -332,7 +353,7 @@ impl ReplyStream {
         escape_into(&key, &mut text);
         text.push_str(if kind == 0 { "\": \"" } else { "\": " });
         self.at += KEY_BEGIN.len() + end + KINDS[kind].len();
-        if !self.keys.insert(key) {
+        if !self.keys.insert(key) && self.malformed != Malformed::Cut {
             return Err(bad("parameter (there twice)", &text));
         }
         self.argue(&text);
@@ -348,28 +369,38 @@ impl ReplyStream {
             Met::Maybe { at } => (at, None),
             Met::Marker { at, marker } => (at, Some(marker)),
         };
-        if marker == Some(1) || (last && marker.is_none()) {
-            return Err(bad("end of a parameter", &rest[end..]));
-        }
-        let mut text = String::new();
+        let broken = marker == Some(1) || (last && marker.is_none());
+        let broken = broken.then(|| bad("end of a parameter", &rest[end..]));
+        let mut piece = String::new();
         if is_string {
-            escape_into(&rest[..end], &mut text);
+            escape_into(&rest[..end], &mut piece);
         } else {
             self.value.push_str(&rest[..end]);
+            // JSON that may still prove wrong is held back, unless calls come as they arrive.
+            if self.malformed == Malformed::Cut {
+                piece.push_str(&rest[..end]);
+            }
         }
         self.at += end;
-        if marker.is_some() {
-            self.at += VALUE_ENDS[0].len();
-            if is_string {
-                text.push('"');
-            } else {
-                check_json(&self.value)?;
-                text.push_str(&self.value);
-            }
-            self.state = State::NextParameter;
+        self.argue(&piece);
+        if let Some(error) = broken {
+            return Err(error);
         }
-        self.argue(&text);
-        Ok(marker.is_some())
+        if marker.is_none() {
+            return Ok(false);
+        }
+        self.at += VALUE_ENDS[0].len();
+        if is_string {
+            self.argue("\"");
+        } else {
+            check_json(&self.value)?;
+            if self.malformed != Malformed::Cut {
+                let value = std::mem::take(&mut self.value);
+                self.argue(&value);
+            }
+        }
+        self.state = State::NextParameter;
+        Ok(true)
     }
 
     fn next_parameter(&mut self, last: bool) -> Result<bool, TextError> {
@@ -420,8 +451,12 @@ impl ReplyStream {
     }
 
     /// Goes back to where the broken block, or its first call that did not end, begins, and reads
-    /// on as content.
+    /// on as content. What was given out cannot be taken back: behind it nothing more is.
     fn recover(&mut self, last: bool) {
+        if self.malformed == Malformed::Cut && self.in_call() {
+            self.state = State::Broken;
+            return;
+        }
         self.events.truncate(self.committed);
         self.at = self.keep;
         self.blocks = false;
