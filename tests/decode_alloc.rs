@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{open, options, random_ids};
-use engine::{Numerics, Run, Want};
+use engine::{ModelOptions, Numerics, Run, Want};
 
 struct Counting;
 
@@ -35,10 +35,13 @@ static COUNTING: Counting = Counting;
 
 #[test]
 fn a_hundred_decode_steps_allocate_nothing() {
-    for (name, numerics) in
-        [("demo", Numerics::Served), ("demo", Numerics::Plain), ("flash-tiny", Numerics::Plain)]
-    {
-        let mut engine = open(name, &options(numerics));
+    for (name, numerics, count_experts) in [
+        ("demo", Numerics::Served, false),
+        ("demo", Numerics::Served, true),
+        ("demo", Numerics::Plain, false),
+        ("flash-tiny", Numerics::Plain, true),
+    ] {
+        let mut engine = open(name, &ModelOptions { count_experts, ..options(numerics) });
         let ids = random_ids(1, 400, engine.config().vocab);
         let mut sequence = engine.open_sequence().unwrap();
         let prompt = Run { sequence: &mut sequence, tokens: &ids[..200], want: Want::Last };

@@ -3,9 +3,11 @@
 
 mod common;
 
+use std::sync::atomic::Ordering;
+
 use common::{Random, cpu_with, feed, open, open_on, options, random_ids, same_bits, step};
 use engine::{Engine, ModelOptions, Numerics, Run, Sequence, Snapshot, Want};
-use hal::Mode;
+use hal::{DType, Mode, Op};
 
 /// Tokens a sweep runs over: past every window of the tiny models and two entries of ratio 128.
 const LENGTH: usize = 300;
@@ -345,5 +347,58 @@ fn padding_modes_threads_and_runs_do_not_show_in_the_bits() {
             let device = cpu_with(&[("threads", "1")]);
             agrees(&base, open_on(device, name, &options(numerics)), sizes, "one thread");
         }
+    }
+}
+
+/// What gives ids of chosen experts, lowered or not; of an index too, whose site is another.
+fn routes(op: &Op) -> bool {
+    match op {
+        Op::Route(_) | Op::RouteTable(_) | Op::TopK(_) => true,
+        Op::Gather(gather) => gather.out.dtype() == DType::I32,
+        _ => false,
+    }
+}
+
+/// Counting reads what the routers wrote: no bit differs, no choice is missed, padding counts nowhere.
+#[test]
+fn counting_experts_changes_no_bit_and_misses_no_choice() {
+    for (name, numerics) in [("demo", Numerics::Served), ("flash-tiny", Numerics::Plain)] {
+        let ids = random_ids(3, 120, open(name, &options(numerics)).config().vocab);
+        let sizes = [1, 7, 40, 3];
+        let mut plain = open(name, &options(numerics));
+        let mut sequence = plain.open_sequence().unwrap();
+        let want = feed(&mut plain, &mut sequence, &ids, &sizes);
+        assert!(plain.expert_counts().is_none(), "only who asks pays");
+        let (device, record) = common::tap::Tap::around(common::cpu(), routes);
+        let counting = ModelOptions { count_experts: true, ..options(numerics) };
+        let mut engine = open_on(device, name, &counting);
+        let mut sequence = engine.open_sequence().unwrap();
+        let got = feed(&mut engine, &mut sequence, &ids, &sizes);
+        same_bits(&got, &want, engine.config().vocab as usize, name);
+
+        let config = engine.config();
+        let (layers, k) = (config.layers.len(), config.experts_per_token as usize);
+        let mut chosen = vec![vec![0u64; config.experts as usize]; layers];
+        let mut fed = 0;
+        let record = record.lock().unwrap();
+        let record: Vec<_> = record.iter().filter(|kept| kept.site.name == "ffn").collect();
+        for (step, &size) in record.chunks(layers).zip(sizes.iter().cycle()) {
+            let rows = size.min(ids.len() - fed);
+            fed += rows;
+            for kept in step {
+                for id in kept.bytes[..rows * k * 4].chunks_exact(4) {
+                    let id = i32::from_le_bytes(id.try_into().unwrap());
+                    chosen[kept.site.layer as usize][id as usize] += 1;
+                }
+            }
+        }
+        assert_eq!(fed, ids.len(), "{name}: every step was seen");
+        let counts = engine.expert_counts().expect("it counts");
+        let counted: Vec<Vec<u64>> = counts
+            .layers()
+            .map(|counts| counts.iter().map(|count| count.load(Ordering::Relaxed)).collect())
+            .collect();
+        assert_eq!(counted, chosen, "{name}");
+        assert_eq!(counted[0].iter().sum::<u64>(), (ids.len() * k) as u64, "{name}");
     }
 }

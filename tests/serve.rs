@@ -139,12 +139,13 @@ fn chat(fields: Value) -> Value {
     body
 }
 
-/// A request whose answer goes on until it is ended.
-fn endless() -> Value {
-    json!({
-        "model": "deepseek-v4-flash", "prompt": "Once upon a time", "max_tokens": 30_000,
-        "temperature": 2, "stream": true,
-    })
+/// A request whose answer goes on until it is ended: its schema wants a thousand numbers.
+fn endless() -> Vec<u8> {
+    let schema = json!({"type": "object", "required": ["n"], "additionalProperties": false,
+        "properties": {"n": {"type": "array", "minItems": 1000, "items": {"type": "integer"}}}});
+    let fields = json!({"stream": true, "thinking": {"type": "disabled"}, "response_format":
+        {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}});
+    request("/v1/chat/completions", &chat(fields))
 }
 
 #[test]
@@ -193,6 +194,71 @@ fn a_forced_call_is_valid_whatever_the_model_would_say() {
 }
 
 #[test]
+fn a_call_is_streamed_while_it_is_drawn_and_is_the_whole_call() {
+    let served = Served::start(&[]);
+    let tool = json!({"type": "function", "function": {"name": "note", "strict": true,
+        "parameters": {"type": "object", "properties": {
+            "list": {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 5}},
+            "required": ["list"], "additionalProperties": false}}});
+    let fields = json!({"tools": [tool], "tool_choice": "required", "temperature": 2, "seed": 5,
+        "max_tokens": 400});
+    let whole = served.chat(fields.clone());
+    let whole = &whole["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"];
+    let mut fields = fields;
+    fields["stream"] = true.into();
+    let (status, text) = served.post("/v1/chat/completions", &chat(fields));
+    assert_eq!(status, 200, "{text}");
+    let frames = text.lines().filter_map(|line| line.strip_prefix("data: {"));
+    let pieces: Vec<String> = frames
+        .map(|frame| serde_json::from_str::<Value>(&format!("{{{frame}")).expect("JSON"))
+        .filter_map(|frame| {
+            let function = &frame["choices"][0]["delta"]["tool_calls"][0]["function"];
+            function["arguments"].as_str().map(str::to_owned)
+        })
+        .collect();
+    assert_eq!(Some(pieces.concat().as_str()), whole.as_str());
+    assert!(pieces.len() > 4, "{pieces:?}");
+}
+
+#[test]
+fn every_choice_of_an_expert_is_counted_once() {
+    let served = Served::start(&[]);
+    served.chat(json!({"max_tokens": 20}));
+    served.until("live", |live| live == 0);
+    let rows = served.status()["worker"]["rows"].as_u64().expect("a number");
+    let get = b"GET /status/experts HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let text = served.raw(get);
+    let body: Value =
+        serde_json::from_str(text.split("\r\n\r\n").nth(1).expect("a body")).expect("JSON");
+    let layers = body["layers"].as_array().expect("layers");
+    assert!(!layers.is_empty());
+    let sum = |counts: &Value| -> u64 {
+        counts
+            .as_array()
+            .expect("counts")
+            .iter()
+            .map(|count| count.as_u64().expect("a count"))
+            .sum()
+    };
+    let each = sum(&layers[0]);
+    assert!(each >= rows && each.is_multiple_of(rows), "{each} choices of {rows} rows");
+    assert!(layers.iter().all(|counts| sum(counts) == each), "{body}");
+}
+
+#[test]
+fn a_limit_beyond_the_room_ends_with_the_room() {
+    let served = Served::start(&["--context", "64"]);
+    let body = json!({"model": "deepseek-v4-flash", "prompt": "Once upon a time",
+        "max_tokens": 393_216, "temperature": 2, "seed": 1});
+    let (status, text) = served.post("/v1/completions", &body);
+    assert_eq!(status, 200, "{text}");
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    let total = answer["usage"]["total_tokens"].as_u64().expect("a number");
+    let reason = &answer["choices"][0]["finish_reason"];
+    assert!(total == 64 && reason == "length" || total < 64 && reason == "stop", "{answer}");
+}
+
+#[test]
 fn documents_are_json_even_when_the_model_is_drunk() {
     let served = Served::start(&[]);
     let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}},
@@ -235,7 +301,7 @@ fn greedy_answers_do_not_depend_on_company() {
 fn a_reader_that_leaves_ends_its_job() {
     let served = Served::start(&[]);
     let mut connection = served.connect();
-    connection.write_all(&request("/v1/completions", &endless())).expect("it reads");
+    connection.write_all(&endless()).expect("it reads");
     let mut byte = [0];
     connection.read_exact(&mut byte).expect("it streams");
     served.until("live", |live| live == 1);
@@ -266,7 +332,7 @@ fn a_stopping_server_finishes_what_it_began() {
 fn a_stopping_server_reports_what_takes_too_long() {
     let mut served = Served::start(&["--grace", "0"]);
     let mut connection = served.connect();
-    connection.write_all(&request("/v1/completions", &endless())).expect("it reads");
+    connection.write_all(&endless()).expect("it reads");
     let mut begun = [0; 16];
     connection.read_exact(&mut begun).expect("it streams");
     served.signal("INT");
@@ -283,7 +349,7 @@ fn a_full_queue_is_429() {
     let mut held = Vec::new();
     for (name, want) in [("live", 1), ("queued", 1)] {
         let mut connection = served.connect();
-        connection.write_all(&request("/v1/completions", &endless())).expect("it reads");
+        connection.write_all(&endless()).expect("it reads");
         held.push(connection);
         served.until(name, |count| count == want);
     }

@@ -5,6 +5,7 @@ pub mod budget;
 pub mod config;
 mod engine;
 pub mod error;
+pub mod experts;
 pub mod generate;
 pub mod limits;
 pub mod load;

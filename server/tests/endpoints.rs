@@ -45,6 +45,7 @@ async fn every_path_answers() {
         "/health",
         "/metrics",
         "/status",
+        "/status/experts",
         "/openapi.json",
     ] {
         assert_eq!(server.get(path).await.status(), 200, "{path}");
@@ -330,3 +331,36 @@ async fn the_page_loads_nothing_from_elsewhere() {
         assert!(!answer.text.contains(word), "the page has {word}");
     }
 }
+        "hadal_expert_imbalance_ratio{layer=\"0\"} 2.25",
+        "hadal_expert_imbalance_ratio{layer=\"1\"} 1",
+/// What stands in Prometheus' text form: a type before its samples, each name once.
+#[tokio::test]
+async fn metrics_are_of_prometheus_form() {
+    let server = Server::new();
+    server.chat(json!({})).await;
+    let text = server.get("/metrics").await.text;
+    let mut known = std::collections::HashMap::new();
+    for line in text.lines() {
+        if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').expect("a name and a type");
+            assert!(known.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} twice");
+            continue;
+        }
+        let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+        value.parse::<f64>().unwrap_or_else(|_| panic!("{line}"));
+        let base = name.split('{').next().expect("a name");
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| base.strip_suffix(end));
+        let kind = known.get(base).or_else(|| family.and_then(|family| known.get(family)));
+        let kind = kind.unwrap_or_else(|| panic!("{line}: no type before it"));
+        assert_eq!(kind == "counter", base.ends_with("_total"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn the_load_of_experts_is_a_list_for_each_layer() {
+    let server = Server::new();
+    let answer = server.get("/status/experts").await.json();
+    assert_eq!(answer, json!({"layers": [[1, 0, 3], [1, 1, 1]]}));
+}
+
+        "/status/experts",

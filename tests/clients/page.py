@@ -96,6 +96,41 @@ class Page(unittest.TestCase):
         self.browser.until("document.querySelector('#send').textContent == 'Send'")
         self.assertIsNone(self.browser.run("return document.querySelector('.error')"))
 
+    def test_gauges_move_while_it_answers(self):
+        self.browser.open(URL)
+        self.browser.until("/[1-9]/.test(document.querySelector('#batchtext').textContent)")
+        self.browser.run("document.querySelector('#effort').value = 'none'")
+        self.ask("Please repeat the word whale five hundred times: " + "whale " * 300)
+        for gauge in ("#batch", "#pages"):
+            self.browser.until(f"document.querySelector('{gauge}').value > 0")
+        self.browser.until("Number(document.querySelector('#rate').textContent) > 0")
+        self.browser.until("document.querySelector('.answer .note')")
+        self.browser.until("document.querySelector('#batch').value == 0")
+        self.browser.until("/\\d+ %/.test(document.querySelector('#hits').textContent)")
+
+    def test_the_load_of_experts_is_drawn(self):
+        self.browser.open(URL)
+        self.ask("What is 17 + 25?")
+        self.browser.until("document.querySelector('.answer .note')")
+        self.browser.run("document.querySelector('#experts summary').click()")
+        self.browser.until("document.querySelector('#heatnote').textContent.includes('layers of')")
+        layers = json.load(urllib.request.urlopen(URL + "/status/experts"))["layers"]
+        size = self.browser.run("const heat = document.querySelector('#heat'); return [heat.height, heat.width]")
+        self.assertEqual(size, [len(layers), len(layers[0])])
+        drawn = self.browser.run("""
+            const heat = document.querySelector('#heat');
+            return [...heat.getContext('2d').getImageData(0, 0, heat.width, heat.height).data]""")[3::4]
+        self.assertEqual(max(drawn), 255, "the busiest expert of a layer is darkest")
+        for layer, counts in enumerate(layers):
+            row = drawn[layer * len(counts):][:len(counts)]
+            self.assertEqual(row[counts.index(max(counts))], 255, f"layer {layer}")
+            self.assertTrue(all((shade > 0) <= (count > 0) for shade, count in zip(row, counts)))
+        self.browser.run("""
+            const heat = document.querySelector('#heat'), box = heat.getBoundingClientRect();
+            heat.onmousemove({ clientX: box.left + 1, clientY: box.bottom - 1 });""")
+        note = self.browser.run("return document.querySelector('#heatnote').textContent")
+        self.assertIn(f"layer {len(layers) - 1}, expert 0: chosen", note)
+
     def test_nothing_comes_from_elsewhere_and_nothing_goes_wrong(self):
         self.browser.open(URL)
         self.ask("What is 17 + 25?")

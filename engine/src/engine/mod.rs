@@ -13,6 +13,7 @@ use hal::{Device, Mode, Profile, Queue, QueueKind};
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::experts::ExpertCounts;
 use crate::limits::{HEAD_ROWS_MAX, PAGE_TOKENS, ROWS_MAX, SEQUENCES_MAX};
 use crate::load::Checkpoint;
 use crate::model::Numerics;
@@ -39,6 +40,8 @@ pub struct ModelOptions {
     pub profile: Profile,
     /// Compile every step size exactly instead of padding it to a rung.
     pub exact_rows: bool,
+    /// Count how often each expert is chosen: one small transfer a step.
+    pub count_experts: bool,
 }
 
 impl Default for ModelOptions {
@@ -52,6 +55,7 @@ impl Default for ModelOptions {
             mode: Mode::Replay,
             profile: Profile::Off,
             exact_rows: false,
+            count_experts: false,
         }
     }
 }
@@ -219,6 +223,11 @@ impl Engine {
         &self.identity
     }
 
+    /// How often each expert was chosen, if that is counted ([`ModelOptions::count_experts`]).
+    pub fn expert_counts(&self) -> Option<Arc<ExpertCounts>> {
+        self.plans.expert_counts().cloned()
+    }
+
     /// Weights the device keeps in another encoding than the checkpoint.
     pub fn transcoded(&self) -> &[String] {
         self.plans.transcoded()
@@ -275,7 +284,7 @@ impl Engine {
         }
         let shape = self.shape(rows, runs.len() as u32);
         let views = runs.iter().map(|run| RunView { sequence: run.sequence, tokens: run.tokens });
-        self.plans.run_step(&*self.queue, shape, views)?;
+        self.plans.run_step(&*self.queue, shape, rows, views)?;
         self.want(runs);
         self.logits.values.clear();
         self.plans.run_head(&*self.queue, &self.wanted, &mut self.logits.values)?;

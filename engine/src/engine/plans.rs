@@ -14,6 +14,7 @@ use super::ModelOptions;
 use crate::budget::{KeyStorage, Need, StateBytes, require};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::experts::ExpertCounts;
 use crate::limits::{HEAD_ROWS_MAX, PAGE_TOKENS, STEP_TIMEOUT_S};
 use crate::load::Checkpoint;
 use crate::model::Numerics;
@@ -61,6 +62,8 @@ pub struct Plans {
     state: Vec<StatePart>,
     block: Buffer,
     streams: Tensor,
+    /// What rows of a step chose, and how often each was chosen.
+    picks: Option<(Tensor, Arc<ExpertCounts>)>,
     arena: Buffer,
     filler: StepBlock,
     steps: HashMap<StepShape, StepPlan>,
@@ -72,6 +75,7 @@ struct StepPlan {
     layout: StepLayout,
     target: Tensor,
     slot: Option<HostSlot>,
+    picks: Option<(Tensor, Option<HostSlot>)>,
 }
 
 struct HeadPlan {
@@ -91,6 +95,18 @@ fn tensor(device: &dyn Device, label: &str, dims: &[u32], dtype: DType) -> hal::
     let shape = Shape::new(dims);
     let buffer = alloc(device, label, shape.elements() * dtype.size_bytes())?;
     Tensor::new(buffer, 0, shape, dtype, RowCodec::Plain)
+}
+
+/// Where steps leave what their rows chose, and an empty count of it.
+fn picks(
+    device: &dyn Device,
+    config: &ModelConfig,
+    capacity: &Capacity,
+) -> hal::Result<(Tensor, Arc<ExpertCounts>)> {
+    let layers = config.layers.len() as u32;
+    let dims = [layers * capacity.rows, config.experts_per_token];
+    let counts = ExpertCounts::new(layers, config.experts);
+    Ok((tensor(device, "chosen experts", &dims, DType::I32)?, Arc::new(counts)))
 }
 
 impl Plans {
@@ -116,6 +132,10 @@ impl Plans {
         let mut plans = Plans {
             block: alloc(&**device, "step block", layout.size_bytes)?,
             streams: tensor(&**device, "streams", &dims, activation)?,
+            picks: options
+                .count_experts
+                .then(|| picks(&**device, config, &capacity))
+                .transpose()?,
             arena: alloc(&**device, "arena", 1)?,
             device: Arc::clone(device),
             filler: StepBlock::new(config),
@@ -152,7 +172,13 @@ impl Plans {
             state: &self.state,
             block: &self.block,
             streams: &self.streams,
+            picks: self.picks.as_ref().map(|(picks, _)| picks),
         }
+    }
+
+    /// How often each expert was chosen, if that is counted.
+    pub fn expert_counts(&self) -> Option<&Arc<ExpertCounts>> {
+        self.picks.as_ref().map(|(_, counts)| counts)
     }
 
     fn compile(&self, program: &Program, label: String) -> Result<Arc<dyn Plan>> {
@@ -183,7 +209,15 @@ impl Plans {
         let bytes = Shape::new(&[1, layout.size_bytes as u32]);
         let target = Tensor::new(self.block.clone(), 0, bytes, DType::U8, RowCodec::Plain)?;
         let slot = Some(self.device.host_slot(layout.size_bytes)?);
-        self.steps.insert(shape, StepPlan { plan, layout, target, slot });
+        let picks = match &self.picks {
+            None => None,
+            Some((all, _)) => {
+                let own = all.row_range(0, self.config.layers.len() as u32 * shape.rows);
+                let bytes = own.shape().elements() * 4;
+                Some((own, Some(self.device.host_slot(bytes)?)))
+            }
+        };
+        self.steps.insert(shape, StepPlan { plan, layout, target, slot, picks });
         Ok(())
     }
 
@@ -204,11 +238,12 @@ impl Plans {
         Ok(())
     }
 
-    /// Runs one step; returns when it is done.
+    /// Runs one step, whose first `rows` rows are real; returns when it is done.
     pub fn run_step<'a>(
         &mut self,
         queue: &dyn Queue,
         shape: StepShape,
+        rows: u32,
         runs: impl Iterator<Item = RunView<'a>>,
     ) -> Result<()> {
         self.step(shape)?;
@@ -216,9 +251,21 @@ impl Plans {
         let mut slot = take(&mut step.slot)?;
         self.filler.fill(&self.config, &step.layout, &self.capacity, runs, slot.bytes_mut());
         let uploaded = queue.upload(&step.target, slot, &[])?;
-        let done = queue.submit(&step.plan, &[])?;
+        let mut done = queue.submit(&step.plan, &[])?;
+        if let Some((picks, slot)) = &mut step.picks {
+            done = queue.download(picks, take(slot)?, &[])?;
+        }
         queue.wait(&done, TIMEOUT)?;
         step.slot = Some(queue.reclaim(&uploaded)?);
+        if let (Some((_, slot)), Some((_, counts))) = (&mut step.picks, &self.picks) {
+            let chosen = queue.reclaim(&done)?;
+            let row_bytes = self.config.experts_per_token as usize * 4;
+            let layers = chosen.bytes().chunks_exact(shape.rows as usize * row_bytes);
+            for (layer, ids) in layers.take(self.config.layers.len()).enumerate() {
+                counts.add(layer, &ids[..rows as usize * row_bytes]);
+            }
+            *slot = Some(chosen);
+        }
         Ok(())
     }
 

@@ -48,6 +48,9 @@ pub struct Emission<'a> {
     pub block: &'a Buffer,
     /// `[rows, s·D]`: where the streams of a step are left.
     pub streams: &'a Tensor,
+    /// i32 `[at least layers · rows of the step, k]`: where a step leaves the experts its rows chose, layer
+    /// after layer, if anyone wants to know.
+    pub picks: Option<&'a Tensor>,
 }
 
 /// The program of one step shape.
@@ -203,7 +206,7 @@ impl Step<'_> {
                 let y = xy.columns(s * d, &[d]);
                 match ffn {
                     false => self.attention(layer, params, &x, &y)?,
-                    true => self.experts(params, &x, &y)?,
+                    true => self.experts(layer, params, &x, &y)?,
                 }
             }
         }
@@ -425,10 +428,19 @@ impl Step<'_> {
         Ok(out)
     }
 
-    fn experts(&mut self, params: &LayerParams, x: &Tensor, y: &Tensor) -> Result<()> {
+    fn experts(
+        &mut self,
+        layer: usize,
+        params: &LayerParams,
+        x: &Tensor,
+        y: &Tensor,
+    ) -> Result<()> {
         let (n, config) = (self.rows(), self.e.config);
         let k = config.experts_per_token;
-        let ids = self.b.temp(DType::I32, &[n, k]);
+        let ids = match self.e.picks {
+            Some(picks) => picks.row_range(layer as u32 * n, n),
+            None => self.b.temp(DType::I32, &[n, k]),
+        };
         let shares = self.b.temp(DType::F32, &[n, k]);
         let scale = config.routed_scaling as f32;
         let (gate, x_in) = (params.gate.clone(), x.clone());

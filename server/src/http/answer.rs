@@ -11,7 +11,8 @@ use super::record::Record;
 use super::reply::{Reply, Stream};
 use super::route::Endpoint;
 use super::{
-    App, OPENAPI, body, health, json_response, page, status, stream as stream_response, text,
+    App, OPENAPI, body, experts, health, json_response, page, status, stream as stream_response,
+    text,
 };
 use crate::answer::{Frames, Reader, Whole};
 use crate::anthropic;
@@ -45,8 +46,9 @@ where
         Endpoint::OpenApi => Ok(text(OPENAPI, "application/json")),
         Endpoint::Balance => Ok(json_response(StatusCode::OK, &openai::balance())),
         Endpoint::Status => Ok(json_response(StatusCode::OK, &status(app))),
+        Endpoint::Experts => Ok(json_response(StatusCode::OK, &experts(app))),
         Endpoint::Metrics => {
-            let numbers = app.counts.prometheus(&(app.stats)());
+            let numbers = app.counts.prometheus(&(app.stats)(), app.experts.as_deref());
             Ok(text(numbers, "text/plain; version=0.0.4; charset=utf-8"))
         }
         Endpoint::Models => Ok(json_response(StatusCode::OK, &models(&app.model, dialect))),

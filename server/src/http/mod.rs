@@ -15,10 +15,11 @@ mod reply;
 mod route;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use engine::experts::ExpertCounts;
 use http_body::Body;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW,
@@ -58,6 +59,8 @@ pub struct App {
     pub worker: Arc<dyn Worker>,
     /// How the worker is.
     pub stats: Box<dyn Fn() -> Stats + Send + Sync>,
+    /// How often each expert was chosen, if that is counted.
+    pub experts: Option<Arc<ExpertCounts>>,
     /// Who may ask.
     pub keys: Keys,
     /// The origin that browsers elsewhere may ask from, if any.
@@ -207,4 +210,13 @@ fn status(app: &App) -> Value {
         "answers": app.counts.active(),
         "worker": (app.stats)(),
     })
+}
+
+/// How often each expert was chosen since the start, a list for each layer.
+fn experts(app: &App) -> Value {
+    let of = |counts: &[AtomicU64]| -> Vec<u64> {
+        counts.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+    };
+    let layers: Vec<_> = app.experts.iter().flat_map(|table| table.layers().map(of)).collect();
+    json!({"layers": layers})
 }

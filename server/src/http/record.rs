@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use engine::experts::ExpertCounts;
 use serde_json::Value;
 
 use crate::fault::shown;
@@ -65,7 +66,7 @@ impl Counts {
     }
 
     /// Everything in Prometheus' text form, the worker's numbers included.
-    pub fn prometheus(&self, stats: &Stats) -> String {
+    pub fn prometheus(&self, stats: &Stats, experts: Option<&ExpertCounts>) -> String {
         let mut out = String::from("# TYPE hadal_requests_total counter\n");
         let mut line = |text: std::fmt::Arguments<'_>| {
             out.write_fmt(text).expect("strings take everything");
@@ -97,6 +98,13 @@ impl Counts {
                 let (kind, tail) = if gauge { ("gauge", "") } else { ("counter", "_total") };
                 line(format_args!("# TYPE hadal_worker_{name}{tail} {kind}"));
                 line(format_args!("hadal_worker_{name}{tail} {value}"));
+            }
+        }
+        if let Some(experts) = experts {
+            line(format_args!("# TYPE hadal_expert_imbalance_ratio gauge"));
+            for (layer, counts) in experts.layers().enumerate() {
+                let uneven = ExpertCounts::imbalance(counts);
+                line(format_args!("hadal_expert_imbalance_ratio{{layer=\"{layer}\"}} {uneven}"));
             }
         }
         out

@@ -29,6 +29,8 @@ pub enum Endpoint {
     Metrics,
     /// Numbers for the page.
     Status,
+    /// How often each expert was chosen.
+    Experts,
     /// The description of this interface.
     OpenApi,
 }
@@ -40,12 +42,13 @@ const MESSAGES: [&str; 3] = ["/v1/messages", "/anthropic/v1/messages", "/anthrop
 /// Where models are.
 const MODELS: [&str; 3] = ["/models", "/v1/models", "/anthropic/v1/models"];
 /// Paths that stand for themselves.
-const PLAIN: [(&str, Endpoint); 6] = [
+const PLAIN: [(&str, Endpoint); 7] = [
     ("/user/balance", Endpoint::Balance),
     ("/", Endpoint::Page),
     ("/health", Endpoint::Health),
     ("/metrics", Endpoint::Metrics),
     ("/status", Endpoint::Status),
+    ("/status/experts", Endpoint::Experts),
     ("/openapi.json", Endpoint::OpenApi),
 ];
 
@@ -117,7 +120,7 @@ impl Endpoint {
             Endpoint::Page => "page",
             Endpoint::Health => "health",
             Endpoint::Metrics => "metrics",
-            Endpoint::Status => "status",
+            Endpoint::Status | Endpoint::Experts => "status",
             Endpoint::OpenApi => "openapi",
         }
     }

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use engine::experts::ExpertCounts;
 use engine::text::Tokenizer;
 use engine::{Engine, Error};
 use tokio::sync::mpsc;
@@ -102,6 +103,7 @@ struct Shared {
     /// Token ids there are.
     vocab: u32,
     queue_max: u32,
+    experts: Option<Arc<ExpertCounts>>,
 }
 
 /// Whether jobs are taken. Under one lock with the queue's end, so that none slips in behind it.
@@ -129,9 +131,9 @@ impl Client {
         self.shared.counters.read()
     }
 
-    /// Why no job is taken any more, if none is.
-    pub fn closed(&self) -> Option<Failure> {
-        self.shared.gate().closed.clone()
+    /// How often each expert was chosen, if the engine counts it.
+    pub fn experts(&self) -> Option<Arc<ExpertCounts>> {
+        self.shared.experts.clone()
     }
 
     /// Takes no more jobs, reports [`Failure::Stopping`] to those that wait, finishes those that are
@@ -269,6 +271,7 @@ pub fn spawn(
     let client = Arc::new(Client { shared: Arc::clone(&shared) });
     let core = core::Core::new(engine, tokenizer, options, cache, shared, receiver);
     let handle = std::thread::Builder::new()
+        experts: engine.expert_counts(),
         .name("hadal-worker".into())
         .spawn(move || core.run())
         .map_err(|error| Error::request(format!("the worker's thread: {error}")))?;

@@ -80,6 +80,7 @@ pub fn serve(options: ServeOptions) -> Result<()> {
             let client = opened.client.clone();
             Box::new(move || client.stats())
         },
+        experts: opened.client.experts(),
         keys,
         cors,
         room: Room::new(options.body_bytes.map_or(BODY_BYTES_MAX, |bytes| bytes as usize)),
@@ -159,6 +160,7 @@ fn open(options: &ServeOptions, interrupt: &Interrupt) -> Result<Opened> {
         sequences,
         tokens: options.tokens.unwrap_or(u64::from(context) * u64::from(sequences.min(2))),
         rows_max: options.step_rows.unwrap_or(ModelOptions::default().rows_max),
+        count_experts: true,
         ..ModelOptions::default()
     };
     let engine = model::open(&source, &checkpoint, &args, asked, interrupt)?;
