@@ -12,6 +12,8 @@ use engine::text::{Control, Tokenizer};
 use crate::fault::Fault;
 use crate::ids;
 use crate::job::{Failure, Ticket, Update, Usage};
+use crate::model::Model;
+use crate::replay::Written;
 
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,13 +81,28 @@ pub struct Reader {
     block: bool,
     /// Calls that began.
     calls: usize,
+    /// Tokens so far.
+    spent: Usage,
+    written: Written,
 }
 
 impl Reader {
     /// For one answer; ids of calls begin with `prefix`.
     pub fn new(tokenizer: Arc<Tokenizer>, prefix: &'static str) -> Self {
         let marker = tokenizer.control(Control::Dsml);
-        Reader { tokenizer, marker, prefix, block: false, calls: 0 }
+        let spent = Usage { prompt: prompt_tokens, ..Usage::default() };
+        let written = Written::new(model.replays.clone());
+        Reader { tokenizer, marker, prefix, block: false, calls: 0, spent, written }
+    }
+
+    /// So many tokens of the prompt were cached.
+    pub fn started(&mut self, cached: u32) {
+        self.spent.cached = cached;
+    }
+
+    /// What the answer has cost so far; for one that ends without its own account.
+    pub fn spent(&self) -> Usage {
+        self.spent
     }
 
     /// The pieces of a token's events, and its log-probability if it is part of the text.
@@ -100,6 +117,9 @@ impl Reader {
         let logprob = token.logprob.filter(|_| !self.block).and_then(|value| {
             let bytes = self.text_bytes(token.id)?;
             let top = token.top.iter();
+        if self.block {
+            self.written.token(self.tokenizer.token_bytes(token.id).unwrap_or_default());
+        }
             let top = top.filter_map(|&(id, value)| Some((self.text_bytes(id)?, value))).collect();
             Some(Logprob { bytes, value, top, reasoning })
         });
@@ -138,7 +158,17 @@ impl Reader {
             Event::Content(text) => Piece::Content(text),
             Event::CallStart { index, name } => {
                 self.calls = self.calls.max(index + 1);
-                Piece::CallStart { index, id: self.id(index), name }
+                let id = self.id(index);
+                self.written.start(&id, &name);
+                Piece::CallStart { index, id, name }
+            }
+            Event::CallArguments { index, text } => {
+                self.written.argue(&text);
+                Piece::CallArguments { index, text }
+            }
+            Event::CallEnd { .. } => {
+                self.written.end();
+                Piece::CallEnd
             }
             Event::CallArguments { index, text } => Piece::CallArguments { index, text },
             Event::CallEnd { .. } => Piece::CallEnd,

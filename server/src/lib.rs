@@ -17,5 +17,6 @@ pub mod limits;
 pub mod model;
 pub mod names;
 pub mod openai;
+pub mod replay;
 pub mod stats;
 pub mod worker;

@@ -44,6 +44,12 @@ pub const SCHEMA_BYTES_MAX: usize = 256 << 10;
 pub const ENUM_MAX: usize = 1000;
 /// Most `$ref` steps that are followed to learn a parameter's type.
 pub const REFERENCES_MAX: usize = 16;
+/// Calls whose exact text is remembered.
+pub const REPLAYS_MAX: usize = 4096;
+/// Bytes of one of them; a longer one is not remembered.
+pub const REPLAY_BYTES_MAX: usize = 256 << 10;
+/// Bytes of all of them.
+pub const REPLAYS_BYTES_MAX: usize = 16 << 20;
 /// Compiled grammars that are kept.
 pub const GRAMMARS_KEPT: usize = 32;
 

@@ -17,6 +17,7 @@ use crate::fault::Fault;
 use crate::grammar::{Choice, Format, Grammars, Shape, Tool, Tripped};
 use crate::job::{Job, Namespace};
 use crate::names::Names;
+use crate::replay::Replays;
 
 /// When V4 was released, in seconds since 1970: what lists of models say.
 pub const RELEASED_S: u64 = 1_776_988_800;
@@ -111,6 +112,8 @@ pub struct Model {
     pub strict_reasoning: bool,
     /// Compiles what answers must look like.
     pub grammars: Grammars,
+    /// Calls as they were written.
+    pub replays: Arc<Replays>,
     /// When the model was opened, in seconds since 1970.
     pub created: u64,
     /// Says which arithmetic computed an answer.
@@ -174,6 +177,7 @@ impl Model {
         let options = ChatOptions { thinking: ask.thinking, efforts: &self.efforts, old_reasoning };
         let prompt = render(&messages, &options)
             .and_then(|prompt| self.tokenizer.encode_prompt(&prompt))
+        self.replays.restore(&mut messages);
             .map_err(text_fault)?;
         self.fits(prompt.len())?;
         let begin = match ask.thinking {

@@ -112,6 +112,40 @@ fn check_stream(text: &str, frames: &[Value]) {
     for frame in frames {
         for key in ["id", "created", "model", "system_fingerprint", "object"] {
             assert_eq!(frame[key], first[key], "{key}");
+/// A long argument is there while it is written, not when the call has ended.
+#[tokio::test]
+async fn arguments_are_streamed_while_they_are_written() {
+    let server = Server::new();
+    let pattern = "one two three four five six seven eight";
+    let text = CALLS.replace("say \"hi\"", pattern);
+    server.say(&text);
+    let frames = server.chat(json!({"stream": true, "tools": tools()})).await.frames();
+    let calls: Vec<Value> = deltas(&frames)
+        .filter_map(|delta| delta["tool_calls"].as_array().cloned())
+        .inspect(|calls| assert_eq!(calls.len(), 1, "one call a chunk"))
+        .flatten()
+        .collect();
+    let mut open = None;
+    for call in &calls {
+        let index = call["index"].as_u64().unwrap();
+        match call.get("id") {
+            Some(_) => {
+                assert_eq!(call["type"], "function");
+                assert_eq!(call["function"]["arguments"], "", "a header has no arguments");
+                assert_eq!(index, open.map_or(0, |open: u64| open + 1));
+                open = Some(index);
+            }
+            None => {
+                assert_eq!(Some(index), open, "pieces are of the call that is open");
+                assert!(call["function"].get("name").is_none() && call.get("type").is_none());
+                assert_ne!(call["function"]["arguments"], "");
+            }
+        }
+    }
+    let pieces = calls.iter().filter(|call| call["index"] == 0).count();
+    assert!(pieces > 8, "{pieces} pieces of {pattern:?}");
+}
+
         }
         assert_eq!(frame["object"], "chat.completion.chunk");
         let Some(choice) = frame["choices"].get(0) else { continue };

@@ -334,6 +334,7 @@ fn a_call_that_comes_back_renders_to_the_same_tokens() {
         id: "c".into(),
         name: call.name,
         arguments: call.arguments,
+        written: None,
     });
     let messages = [
         Message::user("q"),

@@ -110,6 +110,60 @@ fn check_stream(text: &str, frames: &[Value]) {
     for frame in frames {
         let index = frame["index"].as_u64();
         match frame["type"].as_str().unwrap() {
+#[tokio::test]
+async fn inputs_are_streamed_while_they_are_written() {
+    let server = Server::new();
+    let calls = CALL.replace(">1<", ">1234567890<");
+    server.say(&calls);
+    let answer = server.message(json!({"tools": tools(), "stream": true})).await;
+    let pieces: Vec<String> = answer
+        .frames()
+        .iter()
+        .filter(|frame| frame["delta"]["type"] == "input_json_delta")
+        .map(|frame| frame["delta"]["partial_json"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(pieces.concat(), "{\"a\": 1234567890}");
+    assert!(pieces.len() > 3 && pieces.iter().all(|piece| !piece.is_empty()), "{pieces:?}");
+}
+
+/// A stream and a whole answer tell the same of a call that was cut off, each in its form.
+#[tokio::test]
+async fn a_call_cut_by_length_keeps_what_was_read() {
+    let server = Server::new();
+    let mut longest = 0;
+    for limit in 8..60 {
+        let mut whole_input = json!({});
+        let mut streamed = String::new();
+        for stream in [false, true] {
+            server.say(&CALL.replace("</｜DSML｜parameter>\n</", concat!(
+                "</｜DSML｜parameter>\n<｜DSML｜parameter name=\"note\" string=\"true\">b and c",
+                "</｜DSML｜parameter>\n</"
+            )));
+            let mut tools = tools();
+            tools[0]["input_schema"]["properties"]["note"] = json!({"type": "string"});
+            let fields = json!({"tools": tools, "max_tokens": limit, "stream": stream});
+            let answer = server.message(fields).await;
+            if !stream {
+                let answer = answer.json();
+                assert_eq!(answer["stop_reason"], "max_tokens", "{limit}");
+                let last = answer["content"].as_array().unwrap().last().unwrap();
+                whole_input = last.get("input").cloned().unwrap_or(json!({}));
+                continue;
+            }
+            check_stream(&answer.text, &answer.frames());
+            for frame in answer.frames() {
+                streamed += frame["delta"]["partial_json"].as_str().unwrap_or_default();
+            }
+        }
+        let all = "{\"a\": 1, \"note\": \"b and c\"}";
+        assert!(all.starts_with(&streamed), "{limit}: {streamed}");
+        let got_a = whole_input == json!({"a": 1});
+        assert_eq!(got_a, streamed.starts_with("{\"a\": 1,"), "{limit}: {whole_input} {streamed}");
+        longest = longest.max(streamed.len());
+    }
+    assert!(longest > 20, "the call was never cut in its last member: {longest}");
+}
+
             "content_block_start" => {
                 assert_eq!(open, None, "one block is open at a time");
                 assert_eq!(index, Some(next), "indexes have no gaps");
@@ -358,3 +412,38 @@ async fn a_failure_in_mid_stream_is_an_error_event() {
         assert!(answer.text.contains("event: error\n"));
     }
 }
+    assert_eq!(got[3], "<｜Assistant｜><think>");
+}
+
+/// Clients write numbers in their own way; what is not the same number is theirs.
+#[tokio::test]
+async fn a_call_that_comes_back_is_rendered_as_it_was_written() {
+    let server = Server::new();
+    let mut tools = tools();
+    tools[0]["input_schema"]["properties"]["a"] = json!({"type": "number"});
+    for stream in [false, true] {
+        server.say(&CALL.replace(">1<", ">1.50e1<"));
+        let answer = server.message(json!({"tools": tools, "stream": stream})).await;
+        let id = match stream {
+            false => answer.json()["content"][2]["id"].clone(),
+            true => answer
+                .frames()
+                .iter()
+                .find_map(|frame| frame["content_block"].get("id").cloned())
+                .expect("a call"),
+        };
+        for (input, want) in [
+            (json!({"a": 15}), ">1.50e1<"),
+            (json!({"a": 15.0}), ">1.50e1<"),
+            (json!({"a": 16}), ">16<"),
+        ] {
+            let call = json!({"type": "tool_use", "id": id, "name": "add", "input": input});
+            let result = json!({"type": "tool_result", "tool_use_id": id, "content": "r"});
+            let messages = json!([{"role": "user", "content": "a"},
+                {"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]);
+            let got = prompt(&server, json!({"messages": messages, "tools": tools})).await;
+            assert!(got.contains(want), "{input}: {got}");
+            let calls = got.matches("<｜DSML｜invoke name=\"add\">").count();
+            assert_eq!(calls, 1, "{got}");
+        }
+    }

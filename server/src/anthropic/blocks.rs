@@ -226,7 +226,8 @@ impl<'a> Reader<'a> {
                     Some(_) => return Err(block.fault("input", "it must be a JSON object")),
                 };
                 let name = block.needed_string("name")?.to_owned();
-                turn.tool_calls.push(ToolCall { id: id.to_owned(), name, arguments });
+                let id = id.to_owned();
+                turn.tool_calls.push(ToolCall { id, name, arguments, written: None });
             }
             _ => turn.content.push_str(&aside(block).unwrap_or_default()),
         }

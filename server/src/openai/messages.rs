@@ -119,5 +119,5 @@ fn called(call: &Fields<'_>, id: &str) -> Result<ToolCall, Fault> {
         Some(object @ Value::Object(_)) => python_json(object),
         Some(_) => return Err(function.fault("arguments", "it must be a string")),
     };
-    Ok(ToolCall { id: id.to_owned(), name, arguments })
+    Ok(ToolCall { id: id.to_owned(), name, arguments, written: None })
 }

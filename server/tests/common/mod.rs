@@ -266,6 +266,7 @@ impl Server {
             stats: Box::new(server::stats::Stats::default),
             keys: Keys::new(setup.keys.iter().map(|&key| key.to_owned())),
             cors: setup.cors.map(|origin| origin.parse().unwrap()),
+            replays: Arc::default(),
             room: Room::new(setup.body_bytes.unwrap_or(BODY_BYTES_MAX)),
             silence: Duration::from_millis(10),
             counts: Arc::new(Counts::default()),
@@ -279,8 +280,8 @@ impl Server {
     pub fn script(&self, script: Script) {
         self.worker.scripts.lock().unwrap().push_back(script);
     }
-
             experts: Some(Arc::new(chosen())),
+
     pub fn say(&self, text: &str) {
         self.script(Script::Say(text.to_owned()));
     }

@@ -173,6 +173,7 @@ fn open(options: &ServeOptions, interrupt: &Interrupt) -> Result<Opened> {
         thinking_params,
         strict_reasoning: options.strict_reasoning,
         grammars,
+        replays: Arc::default(),
         created: server::model::RELEASED_S,
         fingerprint: server::model::fingerprint(engine.identity()),
         secret: secret(options)?,

@@ -1,6 +1,8 @@
 //! The messages of a conversation, as the encoder wants them: roles are variants, so a field that a
 //! role lacks cannot be set.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::text::control::Task;
@@ -70,6 +72,8 @@ pub struct ToolCall {
     pub name: String,
     /// A JSON object as text. Anything else is rendered as one string parameter `arguments`.
     pub arguments: String,
+    /// What the model wrote, tags included, where that is known: rendered instead of name and arguments.
+    pub written: Option<Arc<str>>,
 }
 
 impl Message {

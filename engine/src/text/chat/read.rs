@@ -132,7 +132,7 @@ fn tool_calls(fields: &Map<String, Value>) -> Result<Vec<ToolCall>, TextError> {
             other => python_json(other),
         };
         let id = call["id"].as_str().unwrap_or("").to_owned();
-        Ok(ToolCall { id, name: name.to_owned(), arguments })
+        Ok(ToolCall { id, name: name.to_owned(), arguments, written: None })
     };
     array(fields, "tool_calls")?.iter().map(call).collect()
 }

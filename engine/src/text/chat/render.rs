@@ -178,6 +178,15 @@ impl Writer {
     }
 
     fn call(&mut self, call: &ToolCall) {
+        if let Some(written) = &call.written {
+            for (index, text) in written.split(Control::Dsml.text()).enumerate() {
+                if index > 0 {
+                    self.prompt.push_control(Control::Dsml);
+                }
+                self.prompt.push_text(text);
+            }
+            return;
+        }
         self.tag("<", "invoke name=\"");
         self.prompt.push_text(&call.name);
         self.prompt.push_text("\">\n");
