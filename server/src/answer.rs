@@ -1,7 +1,7 @@
 //! What came of a job, before a dialect gives it a shape: pieces as they arrive, and the whole.
 //!
-//! Calls get their ids here. Of a block of calls that was cut off, what had ended stays and the rest
-//! is dropped, because its markup is for no reader.
+//! Calls get their ids here. Of a block of calls that was cut off, what was read of it stays: the last
+//! call's arguments are then the beginning of a JSON object. Markup is for no reader.
 
 use std::sync::Arc;
 
@@ -87,8 +87,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// For one answer; ids of calls begin with `prefix`.
-    pub fn new(tokenizer: Arc<Tokenizer>, prefix: &'static str) -> Self {
+    /// For one answer to a prompt of so many tokens; ids of calls begin with `prefix`.
+    pub fn new(model: &Model, prefix: &'static str, prompt_tokens: u32) -> Self {
+        let tokenizer = model.tokenizer.clone();
         let marker = tokenizer.control(Control::Dsml);
         let spent = Usage { prompt: prompt_tokens, ..Usage::default() };
         let written = Written::new(model.replays.clone());
@@ -112,14 +113,16 @@ impl Reader {
         reasoning: bool,
         events: Vec<Event>,
     ) -> (Vec<Piece>, Option<Logprob>) {
+        self.spent.completion += 1;
+        self.spent.reasoning += u32::from(reasoning);
         let marks = self.marker == Some(token.id);
         self.block |= marks && !reasoning;
-        let logprob = token.logprob.filter(|_| !self.block).and_then(|value| {
-            let bytes = self.text_bytes(token.id)?;
-            let top = token.top.iter();
         if self.block {
             self.written.token(self.tokenizer.token_bytes(token.id).unwrap_or_default());
         }
+        let logprob = token.logprob.filter(|_| !self.block).and_then(|value| {
+            let bytes = self.text_bytes(token.id)?;
+            let top = token.top.iter();
             let top = top.filter_map(|&(id, value)| Some((self.text_bytes(id)?, value))).collect();
             Some(Logprob { bytes, value, top, reasoning })
         });
@@ -170,8 +173,6 @@ impl Reader {
                 self.written.end();
                 Piece::CallEnd
             }
-            Event::CallArguments { index, text } => Piece::CallArguments { index, text },
-            Event::CallEnd { .. } => Piece::CallEnd,
         }
     }
 
@@ -197,7 +198,7 @@ pub struct WholeCall {
     pub id: String,
     /// The tool's name.
     pub name: String,
-    /// A JSON object as text.
+    /// A JSON object as text; of a call that was cut off, its beginning.
     pub arguments: String,
 }
 

@@ -142,4 +142,7 @@ pub trait Worker: Send + Sync + 'static {
     /// # Errors
     /// `Busy`, `TooLong`, `Stopping`.
     fn submit(&self, job: Job) -> Result<Ticket, Failure>;
+
+    /// Why no job is taken any more, if none is.
+    fn closed(&self) -> Option<Failure>;
 }

@@ -149,6 +149,16 @@ pub struct Ask {
     pub format_text: Option<Value>,
 }
 
+impl Ask {
+    /// Decides what fields say together: a forced call is not thought about. (The hosted API refuses one
+    /// in thinking mode, and clients break on that.)
+    pub fn settle(&mut self) {
+        if matches!(self.choice, Choice::Required | Choice::Named(_)) {
+            self.thinking = Thinking::Off;
+        }
+    }
+}
+
 /// A job that can be submitted, and what its answer needs to know.
 #[derive(Debug)]
 pub struct Prepared {
@@ -167,6 +177,7 @@ impl Model {
     /// `Invalid` for messages that cannot be rendered, `TooLong` for more than the context.
     pub fn prompt(&self, ask: &Ask) -> Result<(Vec<u32>, Begin), Fault> {
         let mut messages = ask.messages.clone();
+        self.replays.restore(&mut messages);
         close(&mut messages);
         let open = matches!(messages.last(), Some(Message::Assistant { open: true, .. }));
         let called = messages.iter().any(
@@ -177,7 +188,6 @@ impl Model {
         let options = ChatOptions { thinking: ask.thinking, efforts: &self.efforts, old_reasoning };
         let prompt = render(&messages, &options)
             .and_then(|prompt| self.tokenizer.encode_prompt(&prompt))
-        self.replays.restore(&mut messages);
             .map_err(text_fault)?;
         self.fits(prompt.len())?;
         let begin = match ask.thinking {
@@ -192,10 +202,7 @@ impl Model {
     /// # Errors
     /// As [`Model::prompt`], and `Invalid` for schemas that cannot be enforced.
     pub fn prepare(&self, mut ask: Ask, namespace: Namespace) -> Result<Prepared, Fault> {
-        if matches!(ask.choice, Choice::Required | Choice::Named(_)) {
-            // The hosted API refuses a forced call in thinking mode, and clients break on that.
-            ask.thinking = Thinking::Off;
-        }
+        ask.settle();
         let (prompt, begin) = self.prompt(&ask)?;
         let shape = Shape { tools: &ask.tools, choice: &ask.choice, format: &ask.format, begin };
         let (constraint, tripped) = self.grammars.constrain(&shape)?;

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Script, Server, pretty, snapshot};
+use common::{Script, Server, Setup, pretty, snapshot};
 use serde_json::{Value, json};
 use server::job::Failure;
 
@@ -35,6 +35,19 @@ async fn a_whole_answer_has_the_contracts_shape() {
     );
     assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], 3);
     assert_eq!(number("prompt_tokens") + number("completion_tokens"), number("total_tokens"));
+}
+
+#[tokio::test]
+async fn the_name_is_echoed_as_it_was_asked_for() {
+    let server = Server::new();
+    for name in ["deepseek-v4-flash", "deepseek-flash", "deepseek-chat", "deepseek-v4-flash[1m]"] {
+        let answer = server.chat(json!({"model": name})).await.json();
+        assert_eq!(answer["model"], name);
+        let frames = server.chat(json!({"model": name, "stream": true})).await.frames();
+        assert!(frames.iter().all(|frame| frame["model"] == name), "{name}");
+        let body = json!({"model": name, "prompt": "a"});
+        assert_eq!(server.post("/v1/completions", &body).await.json()["model"], name);
+    }
 }
 
 #[tokio::test]
@@ -99,19 +112,6 @@ async fn a_stream_with_calls_has_the_contracts_shape() {
     assert_eq!(arguments, "{\"a\": 1, \"note\": \"say \\\"hi\\\"\"}");
 }
 
-fn deltas(frames: &[Value]) -> impl Iterator<Item = Value> + '_ {
-    frames.iter().map(|frame| frame["choices"][0]["delta"].clone())
-}
-
-/// What holds of every stream.
-fn check_stream(text: &str, frames: &[Value]) {
-    assert!(text.ends_with("data: [DONE]\n\n"));
-    assert!(!text.contains("event:"));
-    let first = &frames[0];
-    let mut content = false;
-    for frame in frames {
-        for key in ["id", "created", "model", "system_fingerprint", "object"] {
-            assert_eq!(frame[key], first[key], "{key}");
 /// A long argument is there while it is written, not when the call has ended.
 #[tokio::test]
 async fn arguments_are_streamed_while_they_are_written() {
@@ -146,6 +146,19 @@ async fn arguments_are_streamed_while_they_are_written() {
     assert!(pieces > 8, "{pieces} pieces of {pattern:?}");
 }
 
+fn deltas(frames: &[Value]) -> impl Iterator<Item = Value> + '_ {
+    frames.iter().map(|frame| frame["choices"][0]["delta"].clone())
+}
+
+/// What holds of every stream.
+fn check_stream(text: &str, frames: &[Value]) {
+    assert!(text.ends_with("data: [DONE]\n\n"));
+    assert!(!text.contains("event:"));
+    let first = &frames[0];
+    let mut content = false;
+    for frame in frames {
+        for key in ["id", "created", "model", "system_fingerprint", "object"] {
+            assert_eq!(frame[key], first[key], "{key}");
         }
         assert_eq!(frame["object"], "chat.completion.chunk");
         let Some(choice) = frame["choices"].get(0) else { continue };
@@ -163,21 +176,90 @@ async fn arguments_are_streamed_while_they_are_written() {
 #[tokio::test]
 async fn streamed_and_whole_answers_are_the_same() {
     let server = Server::new();
-    for text in ["a</think>b", "</think>b", CALLS, "ünïcödé 漢字</think>👩‍👧 …", "a</think>"]
-    {
+    let off = json!({"thinking": {"type": "disabled"}});
+    let cut = json!({"max_tokens": 70});
+    for (text, fields) in [
+        ("a</think>b", &json!({})),
+        ("</think>b", &json!({})),
+        ("b", &off),
+        (CALLS, &json!({})),
+        (CALLS, &off),
+        (CALLS, &cut),
+        ("ünïcödé 漢字</think>👩‍👧 …", &json!({})),
+        ("a</think>", &json!({})),
+        ("a</think>b STOP c", &json!({"stop": "STOP"})),
+    ] {
+        let mut fields = fields.clone();
+        fields["tools"] = tools();
         server.say(text);
-        let whole = server.chat(json!({"tools": tools()})).await.json();
+        let whole = server.chat(fields.clone()).await.json();
         server.say(text);
-        let frames = server.chat(json!({"tools": tools(), "stream": true})).await.frames();
+        fields["stream"] = true.into();
+        let frames = server.chat(fields).await.frames();
         for key in ["content", "reasoning_content"] {
             let streamed: String = deltas(&frames)
                 .filter_map(|delta| delta[key].as_str().map(str::to_owned))
                 .collect();
-            assert_eq!(whole["choices"][0]["message"][key], streamed, "{text}: {key}");
+            let whole = whole["choices"][0]["message"][key].as_str().unwrap_or_default();
+            assert_eq!(whole, streamed, "{text}: {key}");
         }
+        assert_eq!(gathered(&frames), without_ids(&whole), "{text}");
         let last = frames.last().unwrap();
         assert_eq!(whole["choices"][0]["finish_reason"], last["choices"][0]["finish_reason"]);
         assert_eq!(whole["usage"], last["usage"], "usage sits on the last chunk");
+    }
+}
+
+/// Names and arguments of a stream's calls.
+fn gathered(frames: &[Value]) -> Vec<(String, String)> {
+    let mut calls: Vec<(String, String)> = Vec::new();
+    for delta in deltas(frames) {
+        let function = &delta["tool_calls"][0]["function"];
+        if let Some(name) = function["name"].as_str() {
+            calls.push((name.to_owned(), String::new()));
+        }
+        if let Some(text) = function["arguments"].as_str() {
+            calls.last_mut().expect("a header comes first").1.push_str(text);
+        }
+    }
+    calls
+}
+
+/// Names and arguments of a whole answer's calls.
+fn without_ids(answer: &Value) -> Vec<(String, String)> {
+    let calls = answer["choices"][0]["message"]["tool_calls"].as_array();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let one =
+        |call: &Value| (text(&call["function"]["name"]), text(&call["function"]["arguments"]));
+    calls.into_iter().flatten().map(one).collect()
+}
+
+/// What may become a stop string is held back until it is decided.
+#[tokio::test]
+async fn a_stop_string_is_never_partly_streamed() {
+    let server = Server::new();
+    for (said, stop, want) in [
+        ("one STOP two", json!("STOP"), "one "),
+        ("one STO two", json!("STOP"), "one STO two"),
+        ("one ST", json!("STOP"), "one ST"),
+        ("aaab aaac", json!("aaac"), "aaab "),
+        ("x y z", json!(["z", "y"]), "x "),
+        ("x y z", json!(["", "q"]), "x y z"),
+        ("漢字。終", json!("。"), "漢字"),
+    ] {
+        server.say(&format!("STOP aaac y。</think>{said}"));
+        let fields = json!({"stream": true, "stop": stop});
+        let frames = server.chat(fields.clone()).await.frames();
+        let mut streamed = String::new();
+        for delta in deltas(&frames) {
+            streamed += delta["content"].as_str().unwrap_or_default();
+            assert!(want.starts_with(&streamed), "{fields}: {streamed:?} was sent");
+        }
+        assert_eq!(streamed, want, "{fields}");
+        let thought: String = deltas(&frames)
+            .filter_map(|delta| delta["reasoning_content"].as_str().map(str::to_owned))
+            .collect();
+        assert_eq!(thought, "STOP aaac y。", "stop strings are for content");
     }
 }
 
@@ -221,18 +303,33 @@ async fn no_control_text_is_in_any_field() {
     }
 }
 
+/// At every length: content, calls that ended, and the beginning of the last one's arguments.
 #[tokio::test]
-async fn a_block_of_calls_cut_by_length_gives_the_calls_that_ended() {
+async fn a_block_of_calls_cut_by_length_gives_what_was_read() {
     let server = Server::new();
     server.say(CALLS);
     let whole = server.chat(json!({"tools": tools()})).await.json();
+    let all = without_ids(&whole);
     let tokens = whole["usage"]["completion_tokens"].as_u64().unwrap();
-    server.say(CALLS);
-    let answer = server.chat(json!({"tools": tools(), "max_tokens": tokens - 12})).await.json();
-    let choice = &answer["choices"][0];
-    assert_eq!(choice["finish_reason"], "length");
-    assert_eq!(choice["message"]["content"], "I will add.");
-    assert_eq!(choice["message"]["tool_calls"].as_array().unwrap().len(), 1);
+    let mut most = Vec::new();
+    for limit in 8..tokens {
+        server.say(CALLS);
+        let answer = server.chat(json!({"tools": tools(), "max_tokens": limit})).await.json();
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["finish_reason"], "length", "{limit}");
+        let content = choice["message"]["content"].as_str().unwrap();
+        assert!("I will add.\n\n<".starts_with(content), "{limit}: {content}");
+        let calls = without_ids(&answer);
+        assert!(calls.len() >= most.len(), "{limit}: a call was taken back");
+        for (place, (name, arguments)) in calls.iter().enumerate() {
+            assert_eq!(name, &all[place].0);
+            assert!(all[place].1.starts_with(arguments), "{limit}: {arguments}");
+            let last = place + 1 == calls.len();
+            assert!(last || *arguments == all[place].1, "{limit}: only the last is cut");
+        }
+        most = calls;
+    }
+    assert_eq!(most, all, "nothing but the end of the block was missing");
 }
 
 #[tokio::test]
@@ -272,6 +369,12 @@ async fn a_server_that_stops_in_mid_answer_says_so() {
     let last = answer.frames().pop().unwrap();
     assert_eq!(last["choices"][0]["finish_reason"], "insufficient_system_resource");
     assert!(answer.text.ends_with("[DONE]\n\n"));
+    let usage = &last["usage"];
+    let number = |name: &str| usage[name].as_u64().unwrap();
+    assert!(number("prompt_tokens") > 0 && number("completion_tokens") > 1, "{usage}");
+    assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], 2, "a and its end");
+    server.script(Script::SayThenFail("a</think>b".into(), Failure::Stopping));
+    assert_eq!(server.chat(json!({})).await.status(), 503, "of a whole answer nothing was sent");
     server.script(Script::SayThenFail("a</think>b".into(), Failure::Fault("secret".into())));
     let answer = server.chat(json!({"stream": true})).await;
     assert_eq!(answer.frames().pop().unwrap()["error"]["type"], "server_error");
@@ -346,6 +449,20 @@ async fn completions_have_the_contracts_shape() {
     assert_eq!(text, "Once upon a time ");
     assert!(answer.frames().iter().all(|frame| frame["object"] == "text_completion"));
     assert!(answer.text.ends_with("data: [DONE]\n\n"));
+}
+
+/// With a tokenizer that has the marks of the released one.
+#[tokio::test]
+async fn a_middle_is_filled_in_between_prefix_and_suffix() {
+    let server = Server::with(&Setup { released_tokens: true, ..Setup::default() });
+    server.say("return");
+    let body = json!({"model": "deepseek-v4-flash", "prompt": "def f():\n    ", "suffix": " 1\n"});
+    let answer = server.post("/beta/completions", &body).await;
+    assert_eq!(answer.json()["choices"][0]["text"], "return", "{}", answer.text);
+    assert_eq!(
+        server.worker.last_prompt(),
+        "<｜begin▁of▁sentence｜><｜fim▁begin｜>def f():\n    <｜fim▁hole｜> 1\n<｜fim▁end｜>"
+    );
 }
 
 #[tokio::test]

@@ -86,6 +86,62 @@ async fn openai_errors_always_have_param_and_code() {
 }
 
 #[tokio::test]
+async fn openai_errors_have_the_codes_of_the_hosted_api() {
+    let server = Server::with(&Setup { keys: vec!["k"], context: Some(16), ..Setup::default() });
+    let long = json!([{"role": "user", "content": "word ".repeat(50)}]);
+    for (key, fields, status, kind, code) in [
+        ("k", json!({"n": 2}), 400, "invalid_request_error", "invalid_request_error"),
+        ("k", json!({"model": "gpt-4"}), 400, "invalid_request_error", "invalid_request_error"),
+        ("k", json!({"messages": long}), 400, "invalid_request_error", "context_length_exceeded"),
+        ("x", json!({}), 401, "authentication_error", "invalid_request_error"),
+    ] {
+        let headers = [("content-type", "application/json"), ("x-api-key", key)];
+        let body = chat(fields.clone()).to_string();
+        let answer = server.send("POST", "/v1/chat/completions", &headers, body).await;
+        let error = &answer.json()["error"];
+        assert_eq!(answer.status(), status, "{fields}");
+        assert_eq!((&error["type"], &error["code"]), (&json!(kind), &json!(code)), "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn without_keys_any_key_or_none_is_taken() {
+    let server = Server::new();
+    for headers in [
+        &[][..],
+        &[("authorization", "Bearer whatever")],
+        &[("authorization", "Basic d2hhdDpldmVy")],
+        &[("x-api-key", "")],
+        &[("x-api-key", "sk-1"), ("authorization", "nonsense")],
+    ] {
+        assert_eq!(
+            server.send("GET", "/v1/models", headers, "").await.status(),
+            200,
+            "{headers:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_answer_has_an_id_of_its_own() {
+    let server = Server::new();
+    let mut seen = std::collections::HashSet::new();
+    for (method, path, name) in [
+        ("GET", "/v1/models", "x-request-id"),
+        ("GET", "/nothing", "x-request-id"),
+        ("POST", "/v1/chat/completions", "x-request-id"),
+        ("GET", "/anthropic/v1/models", "request-id"),
+        ("POST", "/v1/messages", "request-id"),
+        ("HEAD", "/v1/messages", "request-id"),
+    ] {
+        let answer = server.send(method, path, &[], "{}").await;
+        let id = answer.header(name).unwrap_or_else(|| panic!("{method} {path}: no {name}"));
+        assert!(id.starts_with("req_") && id.len() == 28, "{id}");
+        assert!(seen.insert(id.to_owned()), "{id} again");
+    }
+}
+
+#[tokio::test]
 async fn head_never_has_a_body() {
     let server = Server::new();
     for path in ["/", "/health", "/v1/models", "/api/hello"] {
@@ -194,6 +250,42 @@ async fn bodies_are_json_of_bounded_size() {
 }
 
 #[tokio::test]
+async fn json_is_read_up_to_a_depth_of_127() {
+    let server = Server::new();
+    let deep = |depth: usize| {
+        let value = format!("{}1{}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        let mut body = chat(json!({})).to_string();
+        body.insert_str(1, &format!("\"surplus\":{value},"));
+        body
+    };
+    for (depth, status) in [(126, 200), (127, 200), (129, 400), (100_000, 400)] {
+        let headers = [("content-type", "application/json")];
+        let answer = server.send("POST", "/v1/chat/completions", &headers, deep(depth)).await;
+        assert_eq!(answer.status(), status, "{depth}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn streams_are_event_streams_that_nobody_gathers() {
+    let server = Server::new();
+    for answer in [
+        server.chat(json!({"stream": true})).await,
+        server.message(json!({"stream": true})).await,
+        server
+            .post(
+                "/v1/completions",
+                &json!({"model": "deepseek-chat", "prompt": "a", "stream": true}),
+            )
+            .await,
+    ] {
+        assert_eq!(answer.header("content-type"), Some("text/event-stream; charset=utf-8"));
+        assert_eq!(answer.header("cache-control"), Some("no-cache"));
+        assert_eq!(answer.header("x-accel-buffering"), Some("no"));
+        assert_eq!(answer.header("content-length"), None);
+    }
+}
+
+#[tokio::test]
 async fn failures_of_the_worker_have_their_status() {
     let too_long = Failure::TooLong { prompt: 9000, context: 8192 };
     for (failure, status, openai, anthropic) in [
@@ -264,6 +356,17 @@ async fn lists_of_models_have_the_dialect_of_their_reader() {
         assert_eq!(list["first_id"], "deepseek-v4-flash");
         assert_eq!(list["last_id"], "deepseek-flash");
     }
+    for (name, id) in [
+        ("deepseek-flash", "deepseek-flash"),
+        ("deepseek-v4-flash%5B1m%5D", "deepseek-v4-flash[1m]"),
+    ] {
+        let path = format!("/v1/models/{name}");
+        let one = server.get(&path).await.json();
+        assert_eq!((&one["object"], &one["id"]), (&json!("model"), &json!(id)));
+        let headers = [("anthropic-version", "2023-06-01")];
+        let one = server.send("GET", &path, &headers, "").await.json();
+        assert_eq!((&one["type"], &one["id"]), (&json!("model"), &json!(id)));
+    }
 }
 
 #[tokio::test]
@@ -281,8 +384,22 @@ async fn the_balance_is_strings() {
 #[tokio::test]
 async fn health_is_503_while_stopping() {
     let server = Server::new();
+    assert_eq!(server.get("/health").await.json()["status"], "ok");
     server.app.stopping.store(true, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(server.get("/health").await.status(), 503);
+}
+
+#[tokio::test]
+async fn health_is_503_once_the_worker_is_gone() {
+    for (failure, word) in
+        [(Failure::Stopping, "stopping"), (Failure::Fault("lost device".into()), "broken")]
+    {
+        let server = Server::new();
+        *server.worker.closed.lock().unwrap() = Some(failure);
+        let answer = server.get("/health").await;
+        assert_eq!((answer.status(), answer.json()["status"].as_str()), (503, Some(word)));
+        assert!(!answer.text.contains("device"), "reasons are for the log");
+    }
 }
 
 #[tokio::test]
@@ -298,41 +415,13 @@ async fn metrics_count_requests_and_show_the_worker() {
         "hadal_first_token_seconds_count 1",
         "hadal_worker_queued 0",
         "hadal_worker_completion_tokens_total 0",
+        "hadal_expert_imbalance_ratio{layer=\"0\"} 2.25",
+        "hadal_expert_imbalance_ratio{layer=\"1\"} 1",
     ] {
         assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
     }
 }
 
-#[tokio::test]
-async fn the_description_names_every_path() {
-    let description = Server::new().get("/openapi.json").await.json();
-    let paths = description["paths"].as_object().expect("paths");
-    for path in [
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/models",
-        "/v1/models/{id}",
-        "/user/balance",
-        "/health",
-        "/metrics",
-        "/status",
-    ] {
-        assert!(paths.contains_key(path), "{path}");
-    }
-}
-
-#[tokio::test]
-async fn the_page_loads_nothing_from_elsewhere() {
-    let answer = Server::new().get("/").await;
-    assert!(answer.header("content-security-policy").unwrap().contains("default-src 'none'"));
-    for word in ["http://", "https://", "<link", "@import", "src="] {
-        assert!(!answer.text.contains(word), "the page has {word}");
-    }
-}
-        "hadal_expert_imbalance_ratio{layer=\"0\"} 2.25",
-        "hadal_expert_imbalance_ratio{layer=\"1\"} 1",
 /// What stands in Prometheus' text form: a type before its samples, each name once.
 #[tokio::test]
 async fn metrics_are_of_prometheus_form() {
@@ -363,4 +452,32 @@ async fn the_load_of_experts_is_a_list_for_each_layer() {
     assert_eq!(answer, json!({"layers": [[1, 0, 3], [1, 1, 1]]}));
 }
 
+#[tokio::test]
+async fn the_description_names_every_path() {
+    let description = Server::new().get("/openapi.json").await.json();
+    let paths = description["paths"].as_object().expect("paths");
+    for path in [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/models",
+        "/v1/models/{id}",
+        "/user/balance",
+        "/health",
+        "/metrics",
+        "/status",
         "/status/experts",
+    ] {
+        assert!(paths.contains_key(path), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_loads_nothing_from_elsewhere() {
+    let answer = Server::new().get("/").await;
+    assert!(answer.header("content-security-policy").unwrap().contains("default-src 'none'"));
+    for word in ["http://", "https://", "<link", "@import", "src="] {
+        assert!(!answer.text.contains(word), "the page has {word}");
+    }
+}

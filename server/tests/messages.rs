@@ -32,6 +32,14 @@ async fn wrong_fields_are_refused() {
         (json!({"system": 5}), 400, "system"),
         (json!({"system": [{"type": "image"}]}), 400, "image"),
         (json!({"temperature": 3}), 400, "temperature"),
+        (json!({"temperature": "1"}), 400, "temperature"),
+        (json!({"top_p": 2}), 400, "top_p"),
+        (json!({"max_tokens": 1.5}), 400, "max_tokens"),
+        (json!({"max_tokens": -1}), 400, "max_tokens"),
+        (json!({"stream": "yes"}), 400, "stream"),
+        (json!({"thinking": "on"}), 400, "thinking"),
+        (json!({"output_config": {"effort": 3}}), 400, "effort"),
+        (json!({"tool_choice": {"type": "auto2"}}), 400, "tool_choice.type"),
         (json!({"thinking": {"type": "sometimes"}}), 400, "thinking.type"),
         (json!({"output_config": {"effort": "extreme"}}), 400, "effort"),
         (json!({"stop_sequences": "a".repeat(5000)}), 400, "stop"),
@@ -88,6 +96,8 @@ async fn a_whole_answer_has_the_contracts_shape() {
     snapshot("message_whole.json", &pretty(&answer.json()));
     let answer = answer.json();
     assert!(!answer["content"][0]["signature"].as_str().unwrap().is_empty());
+    let id = answer["content"][2]["id"].as_str().and_then(|id| id.strip_prefix("toolu_")).unwrap();
+    assert!(id.len() == 24 && id.chars().all(|c| c.is_ascii_alphanumeric()), "{id}");
     assert_eq!(answer["usage"]["cache_read_input_tokens"], 4);
 }
 
@@ -100,16 +110,6 @@ async fn a_stream_has_the_contracts_shape() {
     check_stream(&answer.text, &answer.frames());
 }
 
-/// What holds of every stream.
-fn check_stream(text: &str, frames: &[Value]) {
-    assert!(!text.contains("[DONE]"));
-    let kinds: Vec<&str> = frames.iter().map(|frame| frame["type"].as_str().unwrap()).collect();
-    assert_eq!(kinds[..2], ["message_start", "ping"]);
-    assert_eq!(kinds[kinds.len() - 2..], ["message_delta", "message_stop"]);
-    let (mut open, mut next) = (None, 0);
-    for frame in frames {
-        let index = frame["index"].as_u64();
-        match frame["type"].as_str().unwrap() {
 #[tokio::test]
 async fn inputs_are_streamed_while_they_are_written() {
     let server = Server::new();
@@ -164,6 +164,16 @@ async fn a_call_cut_by_length_keeps_what_was_read() {
     assert!(longest > 20, "the call was never cut in its last member: {longest}");
 }
 
+/// What holds of every stream.
+fn check_stream(text: &str, frames: &[Value]) {
+    assert!(!text.contains("[DONE]"));
+    let kinds: Vec<&str> = frames.iter().map(|frame| frame["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds[..2], ["message_start", "ping"]);
+    assert_eq!(kinds[kinds.len() - 2..], ["message_delta", "message_stop"]);
+    let (mut open, mut next) = (None, 0);
+    for frame in frames {
+        let index = frame["index"].as_u64();
+        match frame["type"].as_str().unwrap() {
             "content_block_start" => {
                 assert_eq!(open, None, "one block is open at a time");
                 assert_eq!(index, Some(next), "indexes have no gaps");
@@ -279,6 +289,60 @@ async fn thinking_is_on_unless_it_is_off() {
 }
 
 #[tokio::test]
+async fn sampling_has_no_effect_in_thinking_mode() {
+    let server = Server::new();
+    for (thinking, want) in [("enabled", (1.0, 1.0)), ("disabled", (0.0, 0.5))] {
+        let fields = json!({"temperature": 0, "top_p": 0.5, "thinking": {"type": thinking}});
+        prompt(&server, fields).await;
+        let params = server.worker.seen.lock().unwrap().pop().unwrap().params;
+        assert_eq!((params.temperature, params.top_p), want, "{thinking}");
+    }
+}
+
+#[tokio::test]
+async fn efforts_are_those_of_chat_completions() {
+    for release_0731 in [false, true] {
+        let server = Server::with(&Setup { release_0731, ..Setup::default() });
+        for effort in ["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"] {
+            let here = prompt(&server, json!({"output_config": {"effort": effort}})).await;
+            let answer = server.chat(json!({"reasoning_effort": effort})).await;
+            assert_eq!(answer.status(), 200, "{}", answer.text);
+            assert_eq!(here, server.worker.last_prompt(), "{effort}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_limit_beyond_every_context_is_taken() {
+    let server = Server::new();
+    for (asked, want) in [(128_000u64, 128_000), (u64::MAX, u32::MAX)] {
+        prompt(&server, json!({"max_tokens": asked})).await;
+        assert_eq!(server.worker.seen.lock().unwrap().pop().unwrap().tokens_max, want);
+    }
+}
+
+/// A new session begins with the same instructions and tools: they are found in the cache.
+#[tokio::test]
+async fn sessions_of_a_user_share_prefixes_and_users_share_none() {
+    let server = Server::new();
+    let mut names = Vec::new();
+    for user in [
+        "{\"device_id\":\"d\",\"account_uuid\":\"\",\"session_id\":\"1\"}",
+        "{\"device_id\":\"d\",\"account_uuid\":\"\",\"session_id\":\"2\"}",
+        "{\"device_id\":\"e\",\"account_uuid\":\"\",\"session_id\":\"1\"}",
+        "user_a_account_b_session_1",
+        "user_a_account_b_session_2",
+        "user_b_account_b_session_1",
+    ] {
+        prompt(&server, json!({"metadata": {"user_id": user}})).await;
+        names.push(server.worker.seen.lock().unwrap().pop().unwrap().namespace);
+    }
+    assert_eq!((names[0], names[3]), (names[1], names[4]), "sessions");
+    let users: std::collections::HashSet<u64> = names.iter().copied().collect();
+    assert_eq!(users.len(), 4, "users");
+}
+
+#[tokio::test]
 async fn system_messages_stay_where_they_stand() {
     let server = Server::new();
     let off = json!({"type": "disabled"});
@@ -316,6 +380,10 @@ async fn the_billing_block_does_not_reach_the_prompt() {
     let first = prompt(&server, with("a1b2c")).await;
     assert_eq!(first, prompt(&server, with("fffff")).await);
     assert!(first.contains("You are helpful.") && !first.contains("billing"));
+    let text = "x-anthropic-billing-header: cch=1;\nYou are helpful.";
+    assert_eq!(prompt(&server, json!({"system": text})).await, first, "as one string");
+    let alone = prompt(&server, json!({"system": "x-anthropic-billing-header: cch=1;"})).await;
+    assert_eq!(alone, prompt(&server, json!({})).await, "nothing else");
 }
 
 #[tokio::test]
@@ -334,6 +402,13 @@ async fn blocks_become_what_the_encoder_knows() {
                 {"type": "tool_reference", "tool_name": "other"}]},
             {"type": "search_result", "title": "T", "source": "s",
              "content": [{"type": "text", "text": "found"}]}]},
+        {"role": "assistant", "content": [
+            {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "q"}},
+            {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [
+                {"type": "web_search_result", "title": "Page", "url": "u", "encrypted_content": "e"}]},
+            {"type": "thinking", "thinking": "so"},
+            {"type": "text", "text": "d"}]},
+        {"role": "user", "content": []},
     ]);
     let got = prompt(&server, json!({"messages": messages, "tools": tools()})).await;
     let got = got.split("<｜User｜>").collect::<Vec<_>>();
@@ -346,72 +421,8 @@ async fn blocks_become_what_the_encoder_knows() {
     assert_eq!(
         got[2],
         "<tool_result>r\n[image omitted]\nother</tool_result>\n\nT\ns\nfound\
-        <｜Assistant｜><think>"
+        <｜Assistant｜><think>so</think>Page\nud<｜end▁of▁sentence｜>"
     );
-}
-
-#[tokio::test]
-async fn turns_of_the_same_role_are_merged() {
-    let server = Server::new();
-    let messages = json!([
-        {"role": "user", "content": "a"}, {"role": "user", "content": "b"},
-        {"role": "assistant", "content": "c"}, {"role": "assistant", "content": "d"},
-        {"role": "user", "content": "e"},
-    ]);
-    let fields = json!({"messages": messages, "thinking": {"type": "disabled"}});
-    let got = prompt(&server, fields).await;
-    assert!(got.contains("a\n\nb<｜Assistant｜></think>cd<｜end▁of▁sentence｜>"), "{got}");
-}
-
-#[tokio::test]
-async fn counted_tokens_are_those_of_the_call() {
-    let server = Server::new();
-    for fields in [
-        json!({}),
-        json!({"tools": tools(), "system": "Be brief."}),
-        json!({"thinking": {"type": "disabled"}, "messages": [
-            {"role": "user", "content": "<think> 漢字"}, {"role": "system", "content": "x"}]}),
-    ] {
-        let mut without = message(fields.clone());
-        without.as_object_mut().unwrap().remove("max_tokens");
-        let counted = server.post("/v1/messages/count_tokens?beta=true", &without).await;
-        assert_eq!(counted.status(), 200, "{}", counted.text);
-        server.script(Script::SayCached("a</think>b".into(), 2));
-        let usage = server.message(fields.clone()).await.json()["usage"].clone();
-        let number = |name: &str| usage[name].as_u64().unwrap();
-        let whole = number("input_tokens") + number("cache_read_input_tokens");
-        assert_eq!(counted.json(), json!({"input_tokens": whole}), "{fields}");
-    }
-}
-
-#[tokio::test]
-async fn lost_reasoning_is_accepted_unless_strict() {
-    for strict_reasoning in [false, true] {
-        let server = Server::with(&Setup { strict_reasoning, ..Setup::default() });
-        let call = json!({"type": "tool_use", "id": "t1", "name": "add", "input": {}});
-        let answer = server
-            .message(json!({"messages": [
-                {"role": "user", "content": "a"}, {"role": "assistant", "content": [call]},
-                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1"}]},
-            ]}))
-            .await;
-        assert_eq!(answer.status(), if strict_reasoning { 400 } else { 200 }, "{}", answer.text);
-    }
-}
-
-#[tokio::test]
-async fn a_failure_in_mid_stream_is_an_error_event() {
-    let server = Server::new();
-    for (failure, kind) in
-        [(Failure::Stopping, "overloaded_error"), (Failure::Fault("s".into()), "api_error")]
-    {
-        server.script(Script::SayThenFail("a</think>b".into(), failure));
-        let answer = server.message(json!({"stream": true})).await;
-        let last = answer.frames().pop().unwrap();
-        assert_eq!((&last["type"], &last["error"]["type"]), (&json!("error"), &json!(kind)));
-        assert!(answer.text.contains("event: error\n"));
-    }
-}
     assert_eq!(got[3], "<｜Assistant｜><think>");
 }
 
@@ -447,3 +458,72 @@ async fn a_call_that_comes_back_is_rendered_as_it_was_written() {
             assert_eq!(calls, 1, "{got}");
         }
     }
+}
+
+#[tokio::test]
+async fn turns_of_the_same_role_are_merged() {
+    let server = Server::new();
+    let messages = json!([
+        {"role": "user", "content": "a"}, {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "c"}, {"role": "assistant", "content": "d"},
+        {"role": "user", "content": "e"},
+    ]);
+    let fields = json!({"messages": messages, "thinking": {"type": "disabled"}});
+    let got = prompt(&server, fields).await;
+    assert!(got.contains("a\n\nb<｜Assistant｜></think>cd<｜end▁of▁sentence｜>"), "{got}");
+}
+
+#[tokio::test]
+async fn counted_tokens_are_those_of_the_call() {
+    let server = Server::new();
+    for fields in [
+        json!({}),
+        json!({"tools": tools(), "system": "Be brief."}),
+        json!({"thinking": {"type": "disabled"}, "messages": [
+            {"role": "user", "content": "<think> 漢字"}, {"role": "system", "content": "x"}]}),
+        json!({"tools": tools(), "tool_choice": {"type": "any"},
+            "output_config": {"effort": "max"}}),
+        json!({"output_config": {"effort": "max"}}),
+    ] {
+        let mut without = message(fields.clone());
+        without.as_object_mut().unwrap().remove("max_tokens");
+        let counted = server.post("/v1/messages/count_tokens?beta=true", &without).await;
+        assert_eq!(counted.status(), 200, "{}", counted.text);
+        let call = CALL.split("I will add.").nth(1).unwrap();
+        let text = if fields["tool_choice"].is_object() { call } else { "a</think>b" };
+        server.script(Script::SayCached(text.into(), 2));
+        let usage = server.message(fields.clone()).await.json()["usage"].clone();
+        let number = |name: &str| usage[name].as_u64().unwrap();
+        let whole = number("input_tokens") + number("cache_read_input_tokens");
+        assert_eq!(counted.json(), json!({"input_tokens": whole}), "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn lost_reasoning_is_accepted_unless_strict() {
+    for strict_reasoning in [false, true] {
+        let server = Server::with(&Setup { strict_reasoning, ..Setup::default() });
+        let call = json!({"type": "tool_use", "id": "t1", "name": "add", "input": {}});
+        let answer = server
+            .message(json!({"messages": [
+                {"role": "user", "content": "a"}, {"role": "assistant", "content": [call]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1"}]},
+            ]}))
+            .await;
+        assert_eq!(answer.status(), if strict_reasoning { 400 } else { 200 }, "{}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_in_mid_stream_is_an_error_event() {
+    let server = Server::new();
+    for (failure, kind) in
+        [(Failure::Stopping, "overloaded_error"), (Failure::Fault("s".into()), "api_error")]
+    {
+        server.script(Script::SayThenFail("a</think>b".into(), failure));
+        let answer = server.message(json!({"stream": true})).await;
+        let last = answer.frames().pop().unwrap();
+        assert_eq!((&last["type"], &last["error"]["type"]), (&json!("error"), &json!(kind)));
+        assert!(answer.text.contains("event: error\n"));
+    }
+}

@@ -64,7 +64,7 @@ pub fn whole(head: &Head, answer: &Whole) -> Value {
         content.push(json!({"type": "text", "text": answer.content}));
     }
     for call in &answer.calls {
-        let input: Value = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
+        let input = input(&call.arguments);
         content.push(json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input}));
     }
     json!({
@@ -77,6 +77,28 @@ pub fn whole(head: &Head, answer: &Whole) -> Value {
         "stop_sequence": stop_sequence(head, answer.end),
         "usage": usage(answer.usage.prompt, answer.usage.cached, answer.usage.completion),
     })
+}
+
+/// The input of a call from its arguments; of arguments that were cut off, the members before the last.
+fn input(arguments: &str) -> Value {
+    if let Ok(input) = serde_json::from_str(arguments) {
+        return input;
+    }
+    let (mut depth, mut quoted, mut escaped, mut end) = (0, false, false, None);
+    for (at, byte) in arguments.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            b',' if depth == 1 => end = Some(at),
+            _ => {}
+        }
+    }
+    let whole = end.map(|end| format!("{}}}", &arguments[..end]));
+    whole.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(|| json!({}))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,4 +258,25 @@ fn event(kind: &str, fields: Value, out: &mut String) {
     out.push_str("\ndata: ");
     out.push_str(&data.to_string());
     out.push_str("\n\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_was_cut_keeps_its_whole_members() {
+        for (arguments, want) in [
+            ("{}", json!({})),
+            ("{\"a\": 1, \"b\": [2]}", json!({"a": 1, "b": [2]})),
+            ("{\"a\": 1, \"b\": [2", json!({"a": 1})),
+            ("{\"a\": {\"x\": 1, \"y\": 2}, \"b", json!({"a": {"x": 1, "y": 2}})),
+            ("{\"a\": \"q, \\\"r, \", \"b\": \"x, ", json!({"a": "q, \"r, "})),
+            ("{\"a\": \"half", json!({})),
+            ("{\"a\": 12", json!({})),
+            ("", json!({})),
+        ] {
+            assert_eq!(input(arguments), want, "{arguments}");
+        }
+    }
 }

@@ -37,6 +37,9 @@ pub struct Conversation {
 pub fn system(request: &Fields<'_>) -> Result<Option<String>, Fault> {
     let texts = match request.get("system") {
         None => return Ok(None),
+        Some(Value::String(text)) if text.starts_with(BILLING) => {
+            vec![text.split_once('\n').map_or("", |(_, rest)| rest)]
+        }
         Some(Value::String(text)) => vec![text.as_str()],
         Some(Value::Array(blocks)) => texts(blocks, "system")?,
         Some(_) => return Err(request.fault("system", "it must be a string or text blocks")),

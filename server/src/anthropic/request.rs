@@ -86,10 +86,15 @@ pub fn read(body: &Value, model: &Model, purpose: Purpose) -> Result<MessagesReq
     Ok(MessagesRequest { name, ask, stream, user: user(&request) })
 }
 
-/// Whose a request is; clients put whole objects into this field, so nothing is checked.
+/// Whose a request is; clients put whole objects into this field, so nothing is checked. Their sessions
+/// are left out: a new one begins with the prompt of the last, and is the same user's.
 fn user(request: &Fields<'_>) -> Option<String> {
-    let user = request.get("metadata")?.get("user_id")?;
-    user.as_str().map(str::to_owned)
+    let user = request.get("metadata")?.get("user_id")?.as_str()?;
+    if let Ok(Value::Object(mut parts)) = serde_json::from_str(user) {
+        parts.remove("session_id");
+        return Some(Value::Object(parts).to_string());
+    }
+    Some(user.split("_session_").next().unwrap_or(user).to_owned())
 }
 
 fn thinking(request: &Fields<'_>, habit: Habit, model: &Model) -> Result<Thinking, Fault> {

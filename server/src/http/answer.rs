@@ -141,7 +141,7 @@ impl Begun {
             Shape::Message(_) => "toolu_",
             _ => "call_",
         };
-        let reader = Reader::new(app.model.tokenizer.clone(), prefix);
+        let reader = Reader::new(&app.model, prefix, prepared.prompt_tokens);
         let ticket = app.worker.submit(prepared.job)?;
         let record = Record::new(app.counts.clone(), endpoint, name);
         Ok(Begun { ticket, record, reader, tripped: prepared.tripped, stream, shape })
@@ -240,6 +240,7 @@ fn begin_message(app: &App, bytes: &[u8], key: Option<&str>) -> Result<Begun, Fa
 
 fn count(app: &App, bytes: &[u8]) -> Result<usize, Fault> {
     use anthropic::request::{Purpose, read};
-    let request = read(&body::json(bytes)?, &app.model, Purpose::Count)?;
+    let mut request = read(&body::json(bytes)?, &app.model, Purpose::Count)?;
+    request.ask.settle();
     Ok(app.model.prompt(&request.ask)?.0.len())
 }

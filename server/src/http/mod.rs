@@ -29,7 +29,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::fault::{Fault, Kind, shown};
-use crate::job::Worker;
+use crate::job::{Failure, Worker};
 use crate::model::Model;
 use crate::names::Dialect;
 use crate::stats::Stats;
@@ -193,9 +193,13 @@ fn page() -> Response<Reply> {
 
 /// Whether the server can answer, for whoever watches over it.
 fn health(app: &App) -> Response<Reply> {
-    let ready = !app.stopping.load(Ordering::Relaxed);
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let word = if ready { "ok" } else { "stopping" };
+    let word = match app.worker.closed() {
+        Some(Failure::Fault(_)) => "broken",
+        Some(_) => "stopping",
+        None if app.stopping.load(Ordering::Relaxed) => "stopping",
+        None => "ok",
+    };
+    let status = if word == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json_response(status, &json!({"status": word, "model": app.model.names.canonical()}))
 }
 

@@ -183,10 +183,14 @@ impl Frames for Chunks {
     }
 
     fn update(&mut self, update: Update, out: &mut String) {
-        if let Update::Token { token, reasoning, events } = update {
-            let (pieces, logprob) = self.reader.token(&token, reasoning, events);
-            self.waiting.extend(logprob);
-            self.pieces(pieces, out);
+        match update {
+            Update::Started { cached } => self.reader.started(cached),
+            Update::Token { token, reasoning, events } => {
+                let (pieces, logprob) = self.reader.token(&token, reasoning, events);
+                self.waiting.extend(logprob);
+                self.pieces(pieces, out);
+            }
+            _ => {}
         }
     }
 
@@ -201,7 +205,10 @@ impl Frames for Chunks {
                 self.pieces(pieces, out);
                 self.end(end, &usage, out);
             }
-            Update::Failed(Failure::Stopping) => self.end(End::Aborted, &Usage::default(), out),
+            Update::Failed(Failure::Stopping) => {
+                let spent = self.reader.spent();
+                self.end(End::Aborted, &spent, out);
+            }
             Update::Failed(failure) => data(&super::error(&Fault::from(failure)), out),
             _ => {}
         }

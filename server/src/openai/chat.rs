@@ -119,7 +119,7 @@ fn thinking(request: &Fields<'_>, habit: Habit, model: &Model) -> Result<Thinkin
     if let Some(options) = request.get("thinking") {
         let options = Fields::new(options, Place::At("thinking"))?;
         on = match options.needed_string("type")? {
-            "enabled" | "adaptive" => true,
+            "enabled" => true,
             "disabled" => false,
             _ => return Err(options.fault("type", "it must be \"enabled\" or \"disabled\"")),
         };

@@ -2,7 +2,6 @@
 //! encoding, no thinking, no calls.
 
 use engine::sample::SamplingParams;
-use engine::text::dsml::Event;
 use serde_json::{Value, json};
 
 use super::answer::{Head, data, finish_reason, usage};
@@ -197,11 +196,14 @@ impl Frames for Chunks {
     }
 
     fn update(&mut self, update: Update, out: &mut String) {
-        if let Update::Token { token, reasoning, events } = update {
-            let events: Vec<Event> = events;
-            let (pieces, logprob) = self.reader.token(&token, reasoning, events);
-            self.waiting.extend(logprob);
-            self.events(pieces, out);
+        match update {
+            Update::Started { cached } => self.reader.started(cached),
+            Update::Token { token, reasoning, events } => {
+                let (pieces, logprob) = self.reader.token(&token, reasoning, events);
+                self.waiting.extend(logprob);
+                self.events(pieces, out);
+            }
+            _ => {}
         }
     }
 
@@ -216,7 +218,10 @@ impl Frames for Chunks {
                 self.events(pieces, out);
                 self.end(end, &usage, out);
             }
-            Update::Failed(Failure::Stopping) => self.end(End::Aborted, &Usage::default(), out),
+            Update::Failed(Failure::Stopping) => {
+                let spent = self.reader.spent();
+                self.end(End::Aborted, &spent, out);
+            }
             Update::Failed(failure) => data(&super::error(&Fault::from(failure)), out),
             _ => {}
         }

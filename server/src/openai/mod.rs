@@ -20,8 +20,8 @@ pub fn error(fault: &Fault) -> Value {
     };
     let code = match fault.kind {
         Kind::TooLong { .. } => "context_length_exceeded",
-        Kind::Key => "invalid_api_key",
-        Kind::Model => "model_not_found",
+        // The hosted API's word for every fault of a request, a wrong key included.
+        Kind::Key => "invalid_request_error",
         _ => kind,
     };
     json!({"error": {

@@ -202,6 +202,10 @@ impl Worker for Client {
         counters.submitted.add(1);
         Ok(Ticket { updates: receiver })
     }
+
+    fn closed(&self) -> Option<Failure> {
+        self.shared.gate().closed.clone()
+    }
 }
 
 /// The worker's thread. Dropping it halts the worker and waits for its end.
@@ -267,11 +271,11 @@ pub fn spawn(
         context,
         vocab: engine.config().vocab,
         queue_max: options.queue_max,
+        experts: engine.expert_counts(),
     });
     let client = Arc::new(Client { shared: Arc::clone(&shared) });
     let core = core::Core::new(engine, tokenizer, options, cache, shared, receiver);
     let handle = std::thread::Builder::new()
-        experts: engine.expert_counts(),
         .name("hadal-worker".into())
         .spawn(move || core.run())
         .map_err(|error| Error::request(format!("the worker's thread: {error}")))?;

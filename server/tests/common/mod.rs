@@ -65,6 +65,8 @@ pub struct Scripted {
     /// Senders of silent jobs, so that they stay open.
     silent: Mutex<Vec<mpsc::Sender<Update>>>,
     lax: bool,
+    /// Why it takes no jobs any more.
+    pub closed: Mutex<Option<Failure>>,
 }
 
 impl Scripted {
@@ -118,18 +120,22 @@ impl Worker for Scripted {
         }
         Ok(Ticket { updates })
     }
+
+    fn closed(&self) -> Option<Failure> {
+        self.closed.lock().unwrap().clone()
+    }
 }
 
 struct Play {
     tokenizer: Arc<Tokenizer>,
     job: Job,
+    malformed: Malformed,
     usage: Usage,
 }
 
 impl Play {
     fn new(tokenizer: Arc<Tokenizer>, job: Job, cached: u32) -> Self {
         let usage = Usage { prompt: job.prompt.len() as u32, cached, ..Usage::default() };
-    malformed: Malformed,
         let malformed = if job.constraint.is_some() { Malformed::Cut } else { Malformed::Recover };
         Play { tokenizer, job, malformed, usage }
     }
@@ -198,12 +204,6 @@ impl Play {
     }
 }
 
-pub fn tokenizer() -> Arc<Tokenizer> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/demo");
-    Arc::new(Tokenizer::from_folder(&path).unwrap())
-}
-
-/// A server around a scripted worker.
 /// Two layers of three experts; one of the first layer's is idle.
 fn chosen() -> ExpertCounts {
     let counts = ExpertCounts::new(2, 3);
@@ -213,6 +213,18 @@ fn chosen() -> ExpertCounts {
     counts
 }
 
+pub fn tokenizer() -> Arc<Tokenizer> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/demo");
+    Arc::new(Tokenizer::from_folder(&path).unwrap())
+}
+
+/// The released tokenizer, with fewer merges.
+fn released_tokenizer() -> Arc<Tokenizer> {
+    let bytes = include_bytes!("../../../tests/vectors/tokenizer_reduced.json");
+    Arc::new(Tokenizer::from_bytes(bytes).unwrap())
+}
+
+/// A server around a scripted worker.
 pub struct Server {
     pub app: Arc<App>,
     pub worker: Arc<Scripted>,
@@ -228,6 +240,8 @@ pub struct Setup {
     pub no_legacy_names: bool,
     pub body_bytes: Option<usize>,
     pub context: Option<u32>,
+    /// The released tokenizer's tokens, which the demo model has not.
+    pub released_tokens: bool,
     /// The worker says one thing whatever it is asked, also where the constraint forbids it.
     pub lax: bool,
 }
@@ -238,19 +252,21 @@ impl Server {
     }
 
     pub fn with(setup: &Setup) -> Self {
-        let tokenizer = tokenizer();
+        let tokenizer = if setup.released_tokens { released_tokenizer() } else { tokenizer() };
         let worker = Arc::new(Scripted {
             tokenizer: tokenizer.clone(),
             scripts: Mutex::default(),
             seen: Mutex::default(),
             silent: Mutex::default(),
             lax: setup.lax,
+            closed: Mutex::default(),
         });
         let efforts =
             if setup.release_0731 { EffortTable::RELEASE_0731 } else { EffortTable::PREVIEW };
         let model = Model {
             names: Names::new("deepseek-v4-flash", &[], !setup.no_legacy_names),
             grammars: Grammars::new(&tokenizer).unwrap(),
+            replays: Arc::default(),
             tokenizer,
             efforts,
             context: setup.context.unwrap_or(8192),
@@ -264,9 +280,9 @@ impl Server {
             model: Arc::new(model),
             worker: worker.clone(),
             stats: Box::new(server::stats::Stats::default),
+            experts: Some(Arc::new(chosen())),
             keys: Keys::new(setup.keys.iter().map(|&key| key.to_owned())),
             cors: setup.cors.map(|origin| origin.parse().unwrap()),
-            replays: Arc::default(),
             room: Room::new(setup.body_bytes.unwrap_or(BODY_BYTES_MAX)),
             silence: Duration::from_millis(10),
             counts: Arc::new(Counts::default()),
@@ -280,7 +296,6 @@ impl Server {
     pub fn script(&self, script: Script) {
         self.worker.scripts.lock().unwrap().push_back(script);
     }
-            experts: Some(Arc::new(chosen())),
 
     pub fn say(&self, text: &str) {
         self.script(Script::Say(text.to_owned()));

@@ -119,7 +119,7 @@ async fn run(
             reported = true;
             tracing::error!(
                 ?failure,
-                "the worker has ended; the server answers 503 until it is restarted"
+                "the worker has ended; the server answers nothing until it is restarted"
             );
         }
     }
