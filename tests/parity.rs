@@ -4,22 +4,12 @@
 
 mod common;
 
-use common::{Reference, argmax, feed, open, options, relative, step};
+use common::{
+    PLAIN_TOLERANCE, REFERENCES, Reference, argmax, errors_of, feed, open, options, relative, step,
+};
 use engine::Numerics;
 use hal::Op;
 use hal::op::MapFn;
-
-/// Checkpoints, each with a reference of its logits over a prompt and a greedy continuation.
-const REFERENCES: [(&str, &str); 5] = [
-    ("csa-tiny", "csa-tiny.logits70"),
-    ("flash-tiny", "flash-tiny.logits150"),
-    ("hca8-tiny", "hca8-tiny.logits90"),
-    ("pro-tiny", "pro-tiny.logits262"),
-    ("flash-tiny-orig", "flash-tiny-orig.logits140"),
-];
-
-/// Largest difference over the largest logit that plain numerics may have: float32 against float32.
-const PLAIN_TOLERANCE: f64 = 1e-4;
 
 #[test]
 fn plain_logits_agree_with_transformers_however_the_prompt_is_cut() {
@@ -38,18 +28,8 @@ fn plain_logits_agree_with_transformers_however_the_prompt_is_cut() {
 #[test]
 fn plain_decode_agrees_with_transformers_through_its_cache() {
     for (name, reference) in REFERENCES {
-        let reference = Reference::read(reference);
         let mut engine = open(name, &options(Numerics::Plain));
-        let mut sequence = engine.open_sequence().unwrap();
-        let ids = reference.ids("input_ids");
-        let decode = reference.ids("decode_ids");
-        let vocab = engine.config().vocab as usize;
-        let prefill = feed(&mut engine, &mut sequence, &ids, &[512]);
-        let mut got = prefill[prefill.len() - vocab..].to_vec();
-        for &token in &decode[..decode.len() - 1] {
-            got.extend(step(&mut engine, &mut sequence, &[token]));
-        }
-        let error = relative(&got, reference.floats("decode_logits"));
+        let (_, error) = errors_of(&mut engine, &Reference::read(reference), &[512]);
         assert!(error <= PLAIN_TOLERANCE, "{name}: {error:e}");
     }
 }
@@ -129,36 +109,9 @@ fn indexer_picks_the_entries_transformers_picks() {
     assert!(compared > 100, "only {compared} rows had picks to compare");
 }
 
-/// Share of rows whose served error (against the reference rounded to bf16 at the same places) may
-/// exceed [`SERVED_TOLERANCE`]: sums in another order land on another side of a rounding edge, and one
-/// flipped expert or entry is a finite jump. Trained weights have few such edges, random ones many.
-const SERVED_OUTLIERS: f64 = 0.05;
-/// Largest difference over the largest logit of a row without a flip.
-const SERVED_TOLERANCE: f64 = 0.05;
-
 #[test]
 fn served_logits_of_the_trained_model_agree_with_the_reference_program() {
-    let reference = Reference::read("demo.served");
-    let mut engine = open("demo", &options(Numerics::Served));
-    let vocab = engine.config().vocab as usize;
-    let mut sequence = engine.open_sequence().unwrap();
-    let got = feed(&mut engine, &mut sequence, &reference.ids("input_ids"), &[100]);
-    // The second reference rounds no bf16 tensor: it is further away.
-    for (name, least) in [("logits_bf16", 97), ("logits", 95)] {
-        let want = reference.floats(name);
-        let scale = want.iter().fold(0f32, |top, v| top.max(v.abs()));
-        let rows = got.chunks(vocab).zip(want.chunks(vocab));
-        let (mut outliers, mut agree, mut count) = (0, 0, 0);
-        for (got, want) in rows {
-            let worst = got.iter().zip(want).fold(0f32, |top, (a, b)| top.max((a - b).abs()));
-            outliers += usize::from(f64::from(worst / scale) > SERVED_TOLERANCE);
-            agree += usize::from(argmax(got) == argmax(want));
-            count += 1;
-        }
-        let share = outliers as f64 / count as f64;
-        assert!(share <= SERVED_OUTLIERS, "{name}: {outliers} of {count} rows are off");
-        assert!(agree * 100 >= count * least, "{name}: {agree} of {count} rows choose alike");
-    }
+    common::served_agrees(&mut open("demo", &options(Numerics::Served)));
 }
 
 /// Largest difference of a log-probability from the golden one, which is rounded to five decimals.

@@ -101,7 +101,7 @@ fn round_trip_rows(
 //# use codes
 // Writes whole words of a coded row: each block's codes by one invocation, tail and scales by another.
 fn store(row: u32, word: u32, bits: u32) {
-    out_words[p.out_begin + row * p.out_stride + word] = bits;
+    out_set(p.out_begin + row * p.out_stride + word, bits);
 }
 
 // One byte behind the codes.

@@ -1,5 +1,7 @@
 //! Which adapters there are, in the order in which they are offered, and why there may be none.
 
+use std::sync::OnceLock;
+
 use hal::DeviceInfo;
 use wgpu::{Adapter, Backend, Backends, DeviceType, Features, Instance, InstanceDescriptor};
 
@@ -21,8 +23,14 @@ fn order(kind: DeviceType) -> u8 {
     }
 }
 
+/// All adapters. Drivers are asked once per process: some are slow, some print each time what they miss.
+pub(crate) fn adapters() -> &'static [Adapter] {
+    static ADAPTERS: OnceLock<Vec<Adapter>> = OnceLock::new();
+    ADAPTERS.get_or_init(found)
+}
+
 /// All adapters; those of GL only where nothing else reaches the GPU.
-pub(crate) fn adapters() -> Vec<Adapter> {
+fn found() -> Vec<Adapter> {
     let mut adapters = pollster::block_on(instance().enumerate_adapters(Backends::all()));
     let is_gl = |adapter: &Adapter| adapter.get_info().backend == Backend::Gl;
     if !adapters.iter().all(is_gl) {
@@ -39,16 +47,25 @@ pub(crate) fn features(adapter: &Adapter) -> Features {
 }
 
 /// Name, interface and driver of an adapter.
-fn name(adapter: &Adapter) -> String {
+pub(crate) fn name(adapter: &Adapter) -> String {
     let info = adapter.get_info();
     let driver = format!("{} {}", info.driver, info.driver_info);
     format!("{}, {:?}, {}", info.name, info.backend, driver.trim())
 }
 
-/// What an adapter is, as a device.
-pub(crate) fn info(adapter: &Adapter, ordinal: u32) -> DeviceInfo {
+/// What an adapter is, as a device that uses these features.
+pub(crate) fn info(adapter: &Adapter, ordinal: u32, used: Features) -> DeviceInfo {
+    let name = format!("{}, {}", name(adapter), names(used));
     // wgpu does not say how much memory an adapter has.
-    DeviceInfo { backend: "wgpu", name: name(adapter), ordinal, memory_bytes: 0 }
+    DeviceInfo { backend: "wgpu", name, ordinal, memory_bytes: 0 }
+}
+
+/// What features are called where they are listed.
+fn names(used: Features) -> &'static str {
+    match used.contains(Features::TIMESTAMP_QUERY) {
+        true => "with timestamps",
+        false => "no optional features",
+    }
 }
 
 /// Findings for `hadal doctor`.
@@ -69,13 +86,10 @@ pub(crate) fn findings() -> Vec<String> {
     for (ordinal, adapter) in adapters.iter().enumerate() {
         let limits = adapter.limits();
         let mebibytes = limits.max_storage_buffer_binding_size >> 20;
-        let features = match features(adapter).contains(Features::TIMESTAMP_QUERY) {
-            true => "timestamps",
-            false => "no optional features",
-        };
         lines.push(format!(
-            "wgpu:{ordinal} {}: binds {mebibytes} MiB, uses {features}",
-            name(adapter)
+            "wgpu:{ordinal} {}: binds {mebibytes} MiB, {}",
+            name(adapter),
+            names(features(adapter))
         ));
         if adapter.get_info().device_type == DeviceType::Cpu {
             lines.push(format!(

@@ -16,8 +16,9 @@ use crate::{adapter, table, weight};
 /// Every GPU that wgpu reaches.
 ///
 /// Settings of [`Backend::open`]: `limits=strict` asks for WebGPU's default limits and no feature, as if
-/// the adapter had no more; `weight_bytes=N` cuts weights into parts of at most N bytes (default: what
-/// the adapter binds).
+/// the adapter had no more; `weight_bytes=N` cuts weights into parts of at most N bytes, `window_bytes=N`
+/// lays tables and caches in windows of at most N bytes where there are bindings for it (default of both:
+/// what the adapter binds).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WgpuBackend;
 
@@ -25,7 +26,8 @@ pub struct WgpuBackend;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Settings {
     strict: bool,
-    weight_bytes_max: Option<u64>,
+    pub(crate) weight_bytes_max: Option<u64>,
+    pub(crate) window_bytes_max: Option<u64>,
 }
 
 impl Settings {
@@ -40,21 +42,23 @@ impl Settings {
                         "limits={value}: strict or adapter is wanted"
                     )));
                 }
-                ("weight_bytes", _) => {
-                    let bytes = value.parse().ok().filter(|&bytes: &u64| bytes > 0);
-                    settings.weight_bytes_max = Some(bytes.ok_or_else(|| {
-                        Error::invalid(format!("weight_bytes={value}: a number above 0 is wanted"))
-                    })?);
-                }
+                ("weight_bytes", _) => settings.weight_bytes_max = Some(bytes(name, value)?),
+                ("window_bytes", _) => settings.window_bytes_max = Some(bytes(name, value)?),
                 _ => {
                     return Err(Error::invalid(format!(
-                        "wgpu has no setting {name}; it has limits and weight_bytes"
+                        "wgpu has no setting {name}; it has limits, weight_bytes and window_bytes"
                     )));
                 }
             }
         }
         Ok(settings)
     }
+}
+
+/// The number of bytes that a setting has.
+fn bytes(name: &str, value: &str) -> Result<u64> {
+    let bytes = value.parse().ok().filter(|&bytes: &u64| bytes > 0);
+    bytes.ok_or_else(|| Error::invalid(format!("{name}={value}: a number above 0 is wanted")))
 }
 
 impl Backend for WgpuBackend {
@@ -64,7 +68,8 @@ impl Backend for WgpuBackend {
 
     fn devices(&self) -> Result<Vec<DeviceInfo>> {
         let adapters = adapter::adapters();
-        Ok((0..).zip(&adapters).map(|(ordinal, adapter)| adapter::info(adapter, ordinal)).collect())
+        let info = |(ordinal, adapter)| adapter::info(adapter, ordinal, adapter::features(adapter));
+        Ok((0..).zip(adapters).map(info).collect())
     }
 
     fn doctor(&self) -> Vec<String> {
@@ -88,7 +93,7 @@ pub(crate) fn open(ordinal: u32, options: &OpenOptions) -> Result<Arc<Shared>> {
         true => (wgpu::Features::empty(), wgpu::Limits::default()),
         false => (adapter::features(adapter), adapter.limits()),
     };
-    let info = adapter::info(adapter, ordinal);
+    let info = adapter::info(adapter, ordinal, features);
     let request = adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("hadal"),
         required_features: features,
@@ -98,13 +103,13 @@ pub(crate) fn open(ordinal: u32, options: &OpenOptions) -> Result<Arc<Shared>> {
     let (device, queue) = pollster::block_on(request).map_err(|error| {
         Error::new(ErrorKind::Driver, format!("{}: {error}", info.name)).with_source(error)
     })?;
-    let arithmetic = format!("wgpu/{}", info.name);
+    let arithmetic = format!("wgpu/{}", adapter::name(adapter));
     Ok(Arc::new(Shared::new(Opened {
         device,
         queue,
         info,
         arithmetic,
-        weight_bytes_max: settings.weight_bytes_max,
+        settings,
         sink: options.sink.clone(),
     })))
 }

@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 use hal::{DType, RowCodec, Tensor};
 
+use crate::memory::{Window, window};
+
 /// A binding begins at a multiple of this: WebGPU's default, and the most an adapter asks for.
 pub(crate) const BINDING_ALIGN_BYTES: u64 = 256;
 /// Invocations of a workgroup, in every kernel.
@@ -42,13 +44,39 @@ pub(crate) enum Place {
     Whole(wgpu::Buffer),
 }
 
-/// One binding of a launch.
+/// What a kernel reads or writes: one binding of a launch, or several.
 #[derive(Clone, Debug)]
 pub(crate) struct Operand {
     pub(crate) name: &'static str,
     pub(crate) storage: Storage,
     pub(crate) usage: Use,
     pub(crate) place: Place,
+    /// A table or a cache: it may be wider than a binding, and lie in windows.
+    pub(crate) wide: bool,
+    /// Bytes of its windows, a power of two, where it lies in several.
+    pub(crate) window_bytes: Option<u64>,
+}
+
+impl Operand {
+    /// The parts of its buffer that it binds, one behind the other.
+    pub(crate) fn windows(&self) -> Vec<Window> {
+        let whole = match &self.place {
+            Place::Whole(buffer) => return vec![Window { offset: 0, size: buffer.size() }],
+            Place::Tensor(tensor) => {
+                window(tensor.offset_bytes(), tensor.end_bytes(), BINDING_ALIGN_BYTES)
+            }
+        };
+        let Some(bytes) = self.window_bytes else { return vec![whole] };
+        let at =
+            |skip: u64| Window { offset: whole.offset + skip, size: bytes.min(whole.size - skip) };
+        (0..whole.size.div_ceil(bytes)).map(|number| at(number * bytes)).collect()
+    }
+
+    /// True if invocations share its words, and set their bits by atomics.
+    pub(crate) fn shared(&self) -> bool {
+        let shared = matches!(self.storage, Storage::Half { even: false, .. } | Storage::Byte);
+        self.usage == Use::Write && shared
+    }
 }
 
 /// A parameter: a field of the launch's uniform block.
@@ -174,8 +202,7 @@ impl Launch {
     /// Rows seen as words, read or written; they begin and end on words.
     pub(crate) fn words(mut self, name: &'static str, tensor: &Tensor, usage: Use) -> Launch {
         let begin = tensor.offset_bytes() % BINDING_ALIGN_BYTES / 4;
-        let place = Place::Tensor(tensor.clone());
-        self.operands.push(Operand { name, storage: Storage::Word, usage, place });
+        self.push(name, Storage::Word, usage, Place::Tensor(tensor.clone()));
         self.number(&format!("{name}_begin"), begin as u32)
             .number(&format!("{name}_stride"), (tensor.row_stride_bytes() / 4) as u32)
             .number(&format!("{name}_width"), (tensor.row_bytes() / 4) as u32)
@@ -210,8 +237,7 @@ impl Launch {
 
     /// Words of the backend's own.
     pub(crate) fn whole(mut self, name: &'static str, buffer: &wgpu::Buffer) -> Launch {
-        let place = Place::Whole(buffer.clone());
-        self.operands.push(Operand { name, storage: Storage::Raw, usage: Use::Read, place });
+        self.push(name, Storage::Raw, Use::Read, Place::Whole(buffer.clone()));
         self.number(&format!("{name}_begin"), 0)
     }
 
@@ -241,8 +267,27 @@ impl Launch {
             }
             _ => {}
         }
-        let place = Place::Tensor(tensor.clone());
-        self.operands.push(Operand { name, storage, usage, place });
+        self.push(name, storage, usage, Place::Tensor(tensor.clone()));
+    }
+
+    fn push(&mut self, name: &'static str, storage: Storage, usage: Use, place: Place) {
+        let (wide, window_bytes) = (false, None);
+        self.operands.push(Operand { name, storage, usage, place, wide, window_bytes });
+    }
+
+    /// Marks an operand as a table or a cache, which may lie in windows.
+    ///
+    /// # Panics
+    /// If there is no operand of this name yet.
+    pub(crate) fn wide(mut self, name: &str) -> Launch {
+        let operand = self.operands.iter_mut().find(|operand| operand.name == name);
+        operand.expect("an operand is marked after it was added").wide = true;
+        self
+    }
+
+    /// Bindings of all operands.
+    pub(crate) fn bindings(&self) -> usize {
+        self.operands.iter().map(|operand| operand.windows().len()).sum()
     }
 
     /// Where codes and scales of a coded row lie.
@@ -284,6 +329,9 @@ impl Launch {
         }
         for operand in &self.operands {
             let _ = write!(key, " {}:{:?}", operand.name, operand.storage);
+            if operand.window_bytes.is_some() {
+                let _ = write!(key, " in {} windows", operand.windows().len());
+            }
         }
         key
     }
@@ -300,7 +348,7 @@ fn unpaired(storage: Storage) -> Storage {
 }
 
 /// Bytes of what `begin` and `stride` count.
-fn element_bytes(storage: Storage, tensor: &Tensor) -> u64 {
+pub(crate) fn element_bytes(storage: Storage, tensor: &Tensor) -> u64 {
     match storage {
         Storage::Fp8Rows { .. } | Storage::Fp4Rows { .. } | Storage::Raw => 4,
         _ => tensor.dtype().size_bytes(),

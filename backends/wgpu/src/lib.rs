@@ -4,11 +4,12 @@
 //! has. Weights stay in the checkpoint's encoding, packed in words, and are decoded in the shader. All
 //! queues of a device share wgpu's one queue, so that whatever was submitted first happens first.
 //!
-//! It refuses what no adapter can bind: tensors wider than the binding limit, by name. What the device
-//! can do is in `table.rs`, the one list.
+//! It refuses what an adapter cannot bind: activations wider than the binding limit, by name; weights,
+//! tables and caches are cut. What the device can do is in `table.rs`, the one list.
 
 mod adapter;
 mod device;
+mod fit;
 mod launch;
 mod memory;
 mod plan;

@@ -3,13 +3,11 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use hal::{
-    CompileOptions, Error, ErrorKind, Node, OpEvent, Plan, PlanStats, Profile, Program, Result,
-    Site,
-};
+use hal::{CompileOptions, Error, Node, OpEvent, Plan, PlanStats, Profile, Program, Result, Site};
 
+use crate::fit::fit;
 use crate::launch::{BINDING_ALIGN_BYTES, Launch, Number, Operand, Place};
-use crate::memory::{Counted, buffer_of, padded, window};
+use crate::memory::{Counted, buffer_of, padded};
 use crate::shared::Shared;
 use crate::table;
 use crate::weight::raw_of;
@@ -57,6 +55,8 @@ impl WgpuPlan {
                 .ok_or_else(|| Error::unsupported(format!("{}: no kernel", place(node))))?;
             let mut launches = (entry.record)(&node.op);
             launches.retain(|launch| launch.groups > 0);
+            let mut fits = launches.iter_mut().map(|launch| fit(launch, &shared.bounds));
+            fits.try_for_each(|fits| fits.map_err(|error| error.context(place(node))))?;
             recorded.push((entry.kernel, launches));
         }
         let numbers = numbers_of(shared, &options.label, &recorded)?;
@@ -209,9 +209,11 @@ pub(crate) fn encode_one(
     launch: &Launch,
     encoder: &mut wgpu::CommandEncoder,
 ) -> Result<()> {
-    let recorded = [(launch.kernel, vec![launch.clone()])];
-    let numbers = numbers_of(shared, launch.kernel, &recorded)?;
-    let dispatch = dispatch(shared, launch, &numbers, 0)?;
+    let mut launch = launch.clone();
+    fit(&mut launch, &shared.bounds)?;
+    let recorded = [(launch.kernel, vec![launch])];
+    let numbers = numbers_of(shared, recorded[0].0, &recorded)?;
+    let dispatch = dispatch(shared, &recorded[0].1[0], &numbers, 0)?;
     dispatch.encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
     Ok(())
 }
@@ -233,12 +235,14 @@ fn dispatch(
         binding: 0,
         resource: binding(numbers, offset, size.next_multiple_of(16)),
     }];
-    for (place, operand) in launch.operands.iter().enumerate() {
-        let (buffer, offset, size) = span(shared, operand)?;
-        let resource = binding(buffer, offset, size);
-        entries.push(wgpu::BindGroupEntry { binding: place as u32 + 1, resource });
+    for operand in &launch.operands {
+        let buffer = buffer_behind(operand)?;
+        for window in operand.windows() {
+            let resource = binding(buffer, window.offset, window.size);
+            entries.push(wgpu::BindGroupEntry { binding: entries.len() as u32, resource });
+        }
     }
-    let layout = shared.layout(launch.operands.len());
+    let layout = shared.layout(launch.bindings());
     let group = shared.device.create_bind_group(&wgpu::BindGroupDescriptor {
         label: Some(launch.kernel),
         layout: &layout.group,
@@ -256,24 +260,12 @@ fn binding(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResour
     })
 }
 
-/// Buffer, offset and size of an operand's binding.
-fn span<'a>(shared: &Shared, operand: &'a Operand) -> Result<(&'a wgpu::Buffer, u64, u64)> {
-    let tensor = match &operand.place {
-        Place::Whole(buffer) => return Ok((buffer, 0, buffer.size())),
-        Place::Tensor(tensor) => tensor,
-    };
-    let window = window(tensor.offset_bytes(), tensor.end_bytes(), BINDING_ALIGN_BYTES);
-    if window.size > shared.limits.binding_bytes_max {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "{} spans {} bytes, this adapter binds at most {}: a shorter context or a smaller \
-                 model fits",
-                operand.name, window.size, shared.limits.binding_bytes_max
-            ),
-        ));
+/// The buffer an operand lies in.
+fn buffer_behind(operand: &Operand) -> Result<&wgpu::Buffer> {
+    match &operand.place {
+        Place::Whole(buffer) => Ok(buffer),
+        Place::Tensor(tensor) => Ok(buffer_of(tensor)?.raw()),
     }
-    Ok((buffer_of(tensor)?.raw(), window.offset, window.size))
 }
 
 /// Two timestamps an op, and where they are resolved to.

@@ -2,8 +2,9 @@
 //! on the same queue or on another. Waiting for another queue's point is therefore nothing.
 //!
 //! Every submission has a ticket, a number that rises over all queues of the device. wgpu tells when the
-//! work up to a ticket is done. Uploads wait in wgpu for the next plan and go with it: a step is one
-//! submission, and one more for what is read back.
+//! work up to a ticket is done. Uploads wait in wgpu for the next plan, and a plan waits here for the next
+//! call, which often reads back what it made: a step and its transfers are one submission. Whatever is
+//! held goes to wgpu at the latest when somebody waits or looks.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -29,6 +30,8 @@ pub(crate) struct Timeline {
     sent: u64,
     /// Newest ticket whose work wgpu has.
     flushed: u64,
+    /// Commands of the tickets behind it; at most one plan's.
+    held: Option<wgpu::CommandBuffer>,
     /// Submissions that may not be done, oldest first, by their newest ticket.
     open: VecDeque<(u64, wgpu::SubmissionIndex)>,
     lines: Vec<Line>,
@@ -91,13 +94,26 @@ impl WgpuQueue {
 impl Shared {
     /// Hands wgpu what was sent, with these commands behind it.
     fn flush(&self, timeline: &mut Timeline, commands: Option<wgpu::CommandBuffer>) {
-        let index = self.queue.submit(commands);
+        let index = self.queue.submit(timeline.held.take().into_iter().chain(commands));
         let (ticket, done) = (timeline.sent, Arc::clone(&self.done));
         self.queue.on_submitted_work_done(move || {
             done.fetch_max(ticket, Ordering::AcqRel);
         });
         timeline.flushed = ticket;
         timeline.open.push_back((ticket, index));
+    }
+
+    /// Hands wgpu a plan that is held: what comes now is another submission.
+    fn flush_held(&self, timeline: &mut Timeline) {
+        if timeline.held.is_some() {
+            self.flush(timeline, None);
+        }
+    }
+
+    /// Submissions that may not be done.
+    #[cfg(test)]
+    pub(crate) fn submissions(&self) -> usize {
+        lock(&self.timeline).open.len()
     }
 
     /// The ticket of a point.
@@ -175,6 +191,7 @@ impl Queue for WgpuQueue {
             .ok_or_else(|| Error::invalid("the plan was compiled for another device"))?;
         let mut encoder = own.encode(shared);
         let mut timeline = lock(&shared.timeline);
+        shared.flush_held(&mut timeline);
         timeline.sent += 1;
         if let Some(times) = own.times() {
             let staging = shared.staging(&mut timeline, times.size())?;
@@ -183,7 +200,7 @@ impl Queue for WgpuQueue {
             let ticket = timeline.sent;
             timeline.measured.push(Measured { ticket, plan: Arc::clone(plan), staging });
         }
-        shared.flush(&mut timeline, Some(encoder.finish()));
+        timeline.held = Some(encoder.finish());
         Ok(self.point(&mut timeline, None))
     }
 
@@ -195,6 +212,8 @@ impl Queue for WgpuQueue {
         let begin = target.offset_bytes();
         let bytes = source.bytes();
         let mut timeline = lock(&shared.timeline);
+        // wgpu writes in front of all commands of a submission.
+        shared.flush_held(&mut timeline);
         timeline.sent += 1;
         if begin.is_multiple_of(4) && bytes.len().is_multiple_of(4) {
             shared.queue.write_buffer(buffer.raw(), begin, bytes);
@@ -232,7 +251,8 @@ impl Queue for WgpuQueue {
         self.shared.alive()?;
         let mut timeline = lock(&self.shared.timeline);
         let ticket = self.shared.ticket(&mut timeline, point)?;
-        if ticket > timeline.flushed && ticket <= timeline.sent {
+        let waiting = ticket > timeline.flushed && ticket <= timeline.sent;
+        if waiting || timeline.held.is_some() {
             self.shared.flush(&mut timeline, None);
         }
         drop(timeline);

@@ -1,19 +1,20 @@
 //! Shader texts: the sections of `kernels/**.wgsl` that a launch needs, in its variant.
 //!
-//! Three lines are ours in those files, the rest is WGSL:
+//! Four kinds of lines are ours in those files, the rest is WGSL:
 //!
 //! ```text
 //! //# section NAME      what follows, to the next section, is NAME
 //! //# use NAME          at the top of a section: NAME belongs to it
 //! //# if FLAG           kept where the launch has the flag (`!FLAG`: where not); //# else · //# end
+//! //# each              in the sections of memory: repeated for every window, to //# end
 //! ```
 //!
-//! In front go the constants, the uniform block `p` with the launch's numbers, and one section of
-//! `operand.wgsl` per operand.
+//! In front go the constants, the uniform block `p` with the launch's numbers, and two sections of
+//! `operand.wgsl` per operand: its memory and its elements.
 
 use std::fmt::Write;
 
-use crate::launch::{Launch, Number, Storage, Use};
+use crate::launch::{Launch, Number, Operand, Storage, Use};
 
 const COMMON: &str = include_str!("../../../kernels/common/common.wgsl");
 const OPERAND: &str = include_str!("../../../kernels/common/operand.wgsl");
@@ -47,11 +48,13 @@ pub(crate) fn text(launch: &Launch) -> String {
         let _ = writeln!(out, "    {name}: {kind},");
     }
     out.push_str("}\n@group(0) @binding(0) var<uniform> p: Numbers;\n");
-    for (place, operand) in launch.operands.iter().enumerate() {
-        let text = section(OPERAND, template(operand.usage, operand.storage));
-        let text = text.replace("OPERAND", operand.name);
-        let text = text.replace("BINDING", &(place + 1).to_string());
-        out.push_str(&chosen(&text, &launch.flags));
+    let mut binding = 1;
+    for operand in &launch.operands {
+        let windows = operand.windows().len();
+        let mut text = memory(operand, binding, windows);
+        text.extend(elements(operand).map(|name| section(OPERAND, name)));
+        out.push_str(&chosen(&text.replace("OPERAND", operand.name), &launch.flags));
+        binding += windows;
     }
     out.push_str(COMMON);
     let family = FAMILIES.iter().find(|(name, _)| *name == launch.family);
@@ -66,22 +69,48 @@ pub(crate) fn text(launch: &Launch) -> String {
     out
 }
 
-/// Section of `operand.wgsl` for an operand.
-fn template(usage: Use, storage: Storage) -> &'static str {
-    match (usage, storage) {
-        (Use::Read, Storage::Word) => "read_word",
-        (Use::Read, Storage::Half { .. }) => "read_half",
-        (Use::Read, Storage::Byte) => "read_byte",
-        (Use::Read, Storage::Fp8Rows { .. }) => "read_fp8_rows",
-        (Use::Read, Storage::Fp4Rows { .. }) => "read_fp4_rows",
-        (Use::Write, Storage::Word) => "write_word",
-        (Use::Write, Storage::Half { .. }) => "write_half",
-        (Use::Write, Storage::Byte) => "write_byte",
-        (_, Storage::Raw) => "raw",
+/// How an operand's words are reached, from its first binding on.
+fn memory(operand: &Operand, binding: usize, windows: usize) -> String {
+    let name = match (operand.window_bytes.is_some(), operand.shared()) {
+        (false, false) => "memory",
+        (false, true) => "memory_shared",
+        (true, false) => "memory_wide",
+        (true, true) => "memory_wide_shared",
+    };
+    repeated(section(OPERAND, name), binding, windows).replace("BINDING", &binding.to_string())
+}
+
+/// The section for an operand's elements, if it is not left to the kernel.
+fn elements(operand: &Operand) -> Option<&'static str> {
+    match (operand.usage, operand.storage) {
+        (Use::Read, Storage::Word) => Some("read_word"),
+        (Use::Read, Storage::Half { .. }) => Some("read_half"),
+        (Use::Read, Storage::Byte) => Some("read_byte"),
+        (Use::Read, Storage::Fp8Rows { .. }) => Some("read_fp8_rows"),
+        (Use::Read, Storage::Fp4Rows { .. }) => Some("read_fp4_rows"),
+        (Use::Write, Storage::Word) => Some("write_word"),
+        (Use::Write, Storage::Half { .. }) => Some("write_half"),
+        (Use::Write, Storage::Byte) => Some("write_byte"),
+        (_, Storage::Raw) => None,
         (Use::Write, Storage::Fp8Rows { .. } | Storage::Fp4Rows { .. }) => {
             unreachable!("coded rows are written as words")
         }
     }
+}
+
+/// The text with what is between `each` and `end` once per window.
+fn repeated(text: &str, binding: usize, windows: usize) -> String {
+    let mut parts = text.split("//# each\n");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (each, rest) = part.split_once("//# end\n").expect("an each has its end");
+        for window in 0..windows {
+            let each = each.replace("WINDOW", &window.to_string());
+            out.push_str(&each.replace("BINDING", &(binding + window).to_string()));
+        }
+        out.push_str(rest);
+    }
+    out
 }
 
 /// The text of a section, without its heading.
@@ -142,6 +171,13 @@ mod tests {
             let got: Vec<String> = chosen(text, &flags).lines().map(String::from).collect();
             assert_eq!(got.join(" "), want);
         }
+    }
+
+    #[test]
+    fn what_is_between_each_and_end_comes_once_per_window() {
+        let text = "a\n//# each\nBINDING WINDOW\n//# end\nb\n//# each\nWINDOW\n//# end\n";
+        assert_eq!(repeated(text, 3, 2), "a\n3 0\n4 1\nb\n0\n1\n");
+        assert_eq!(repeated("a\n", 3, 2), "a\n");
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use hal::{DeviceInfo, Error, ErrorKind, Limits, Result, Sink};
 use wgpu::{ErrorFilter, ShaderRuntimeChecks};
 
+use crate::device::Settings;
+use crate::fit::Bounds;
 use crate::launch::{BINDING_ALIGN_BYTES, Launch};
 use crate::memory::{Ledger, WgpuBuffer, padded};
 use crate::queue::Timeline;
@@ -14,6 +16,8 @@ use crate::shader;
 
 /// Most bytes written to a buffer in one go: wgpu takes as much host memory again.
 const PIECE_BYTES: usize = 1 << 25;
+/// Most bindings of a launch, where an adapter has more: windows of 128 MiB make 3 GiB of them.
+const BINDINGS_MAX: u32 = 32;
 
 /// An open device.
 pub(crate) struct Shared {
@@ -21,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) queue: wgpu::Queue,
     pub(crate) info: DeviceInfo,
     pub(crate) limits: Limits,
+    pub(crate) bounds: Bounds,
     /// Most bytes of a weight in one binding.
     pub(crate) weight_bytes_max: u64,
     /// Largest buffer.
@@ -37,7 +42,7 @@ pub(crate) struct Shared {
     pipelines: Mutex<HashMap<String, wgpu::ComputePipeline>>,
 }
 
-/// How `count` operands are bound: numbers at 0, operands from 1 on, all of them read and written.
+/// How operands are bound: numbers at 0, operands from 1 on, all of them read and written.
 ///
 /// Read and written even where a kernel only reads: operands of one op are often parts of one buffer,
 /// and wgpu allows a buffer in a dispatch to be either read-only or writable.
@@ -58,13 +63,13 @@ pub(crate) struct Opened {
     pub(crate) queue: wgpu::Queue,
     pub(crate) info: DeviceInfo,
     pub(crate) arithmetic: String,
-    pub(crate) weight_bytes_max: Option<u64>,
+    pub(crate) settings: Settings,
     pub(crate) sink: Option<Arc<dyn Sink>>,
 }
 
 impl Shared {
     pub(crate) fn new(opened: Opened) -> Shared {
-        let Opened { device, queue, info, arithmetic, weight_bytes_max, sink } = opened;
+        let Opened { device, queue, info, arithmetic, settings, sink } = opened;
         let lost = Arc::new(OnceLock::new());
         let reason = Arc::clone(&lost);
         device.set_device_lost_callback(move |_, message| {
@@ -75,14 +80,16 @@ impl Shared {
         device.on_uncaptured_error(Arc::new(move |error| {
             let _ = reason.set(format!("the GPU refused a call: {error}"));
         }));
-        let bounds = device.limits();
-        // Words are counted in 32 bits, bytes within a window too.
-        let binding_bytes_max = bounds.max_storage_buffer_binding_size.min(1 << 31);
-        let binding_bytes_max = binding_bytes_max - binding_bytes_max % BINDING_ALIGN_BYTES;
-        let limits = Limits { binding_bytes_max, bindings_max: 8, plans_max: 4096 };
+        let bounds = bounds(&device.limits(), &settings);
+        let buffer_bytes_max = device.limits().max_buffer_size;
+        // A table or a cache may be as wide as a buffer.
+        let limits =
+            Limits { binding_bytes_max: buffer_bytes_max, bindings_max: 8, plans_max: 4096 };
+        let weight_bytes_max = settings.weight_bytes_max.unwrap_or(u64::MAX);
         Shared {
-            weight_bytes_max: weight_bytes_max.unwrap_or(binding_bytes_max).min(binding_bytes_max),
-            buffer_bytes_max: bounds.max_buffer_size,
+            bounds,
+            weight_bytes_max: weight_bytes_max.min(bounds.binding_bytes_max),
+            buffer_bytes_max,
             timestamps: device.features().contains(wgpu::Features::TIMESTAMP_QUERY),
             device,
             queue,
@@ -188,7 +195,7 @@ impl Shared {
         }
     }
 
-    /// Layout of a launch with `count` operands.
+    /// Layout of a launch with `count` bindings of operands.
     pub(crate) fn layout(&self, count: usize) -> Layout {
         let mut layouts = lock(&self.layouts);
         layouts.entry(count).or_insert_with(|| make_layout(&self.device, count)).clone()
@@ -203,7 +210,7 @@ impl Shared {
         if let Some(pipeline) = lock(&self.pipelines).get(&key) {
             return Ok(pipeline.clone());
         }
-        let layout = self.layout(launch.operands.len());
+        let layout = self.layout(launch.bindings());
         let pipeline = self.make_pipeline(launch, &key, &layout)?;
         lock(&self.pipelines).insert(key, pipeline.clone());
         Ok(pipeline)
@@ -243,6 +250,18 @@ impl Shared {
             None => self.alive().map(|()| pipeline),
             Some(error) => Err(Error::new(ErrorKind::Driver, format!("shader {key}: {error}"))),
         }
+    }
+}
+
+/// What is bound of an adapter with these limits.
+fn bounds(limits: &wgpu::Limits, settings: &Settings) -> Bounds {
+    // Words are counted in 32 bits, bytes within a window too.
+    let bytes = limits.max_storage_buffer_binding_size.min(1 << 31);
+    let bytes = bytes - bytes % BINDING_ALIGN_BYTES;
+    Bounds {
+        binding_bytes_max: bytes,
+        window_bytes_max: settings.window_bytes_max.unwrap_or(bytes).min(bytes),
+        bindings_max: limits.max_storage_buffers_per_shader_stage.min(BINDINGS_MAX) as usize,
     }
 }
 

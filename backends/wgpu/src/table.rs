@@ -61,6 +61,8 @@ pub(crate) static TABLE: &[Entry] = &[
     entry_of("attend", "attend", attend::fits, attend::record),
     entry_of("index_score", "index_score", index::score_fits, index::score),
     entry_of("hc_mix", "hc_mix", stream::fits, stream::record),
+    entry_of("hc_pre", "hc_pre", stream::site_fits, stream::pre),
+    entry_of("hc_turn", "hc_pre", stream::site_fits, stream::turn),
 ];
 
 /// The entry that runs `op`, if any.

@@ -1,4 +1,4 @@
-//! The kit over the in-tree backends: `hadal-conformance cpu --coverage`.
+//! The kit over the in-tree backends that run without special hardware: `hadal-conformance cpu --coverage`.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,10 @@ fn expectations(backend: &str) -> Expectations {
 }
 
 fn main() -> ExitCode {
-    let registry =
-        Registry::new(vec![Arc::new(backend_cpu::CpuBackend), Arc::new(backend_null::NullBackend)]);
+    let registry = Registry::new(vec![
+        Arc::new(backend_cpu::CpuBackend),
+        Arc::new(backend_null::NullBackend),
+        Arc::new(backend_wgpu::WgpuBackend),
+    ]);
     conformance::cli::main(&registry, expectations, std::env::args().skip(1))
 }

@@ -33,6 +33,7 @@ pub(crate) fn record(op: &Op) -> Vec<Launch> {
         .write_pairs("out", out, width.is_multiple_of(2))
         .flat("sink", sink)
         .read("near", &near.cache)
+        .wide("near")
         .read("near_index", &near.index)
         .number("near_count", near.index.width())
         .number("heads", heads)
@@ -47,11 +48,13 @@ pub(crate) fn record(op: &Op) -> Vec<Launch> {
         Some(Far::Listed(listed)) => launch
             .flag("LISTED_FAR", true)
             .read("far", &listed.cache)
+            .wide("far")
             .read("far_index", &listed.index)
             .number("far_count", listed.index.width()),
         Some(Far::Visible(visible)) => launch
             .flag("VISIBLE_FAR", true)
             .read("far", &visible.cache)
+            .wide("far")
             .read("reach", &visible.reach)
             .read("pages", &visible.pages)
             .number("per", visible.per),

@@ -80,6 +80,7 @@ fn encoding(out: &Tensor, x: &Tensor, index: Option<&Tensor>) -> Vec<Launch> {
         .flag("E2M1", is_e2m1(out.codec()))
         .constant("PER_WORD", if is_e2m1(out.codec()) { 8 } else { 4 })
         .raw_rows("out", out)
+        .wide("out")
         .read("x", x)
         .optional("INDEX", "index", index)
         .number("codes", codes)

@@ -25,6 +25,7 @@ pub(crate) fn score(op: &Op) -> Vec<Launch> {
         .read("q", q)
         .read("weight", weight)
         .read("keys", &keys.cache)
+        .wide("keys")
         .read("reach", &keys.reach)
         .read("pages", &keys.pages)
         .number("heads", q.dims()[1])

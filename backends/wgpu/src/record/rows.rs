@@ -32,6 +32,7 @@ pub(crate) fn gather_rows(op: &Op) -> Vec<Launch> {
         .flag("CODED", source.codec() != RowCodec::Plain)
         .write("out", out)
         .read("source", source)
+        .wide("source")
         .optional("MORE", "more", more.as_ref())
         .flat("index", index)
         .number("source_rows", source.rows())
@@ -53,6 +54,7 @@ pub(crate) fn gather_elements(op: &Op) -> Vec<Launch> {
     let launch = Launch::new("rows", "gather_elements")
         .write("out", out)
         .read("source", source)
+        .wide("source")
         .optional("ROWS", "rows", rows.as_ref())
         .read("index", index)
         .number("absent", absent(out.dtype()))
@@ -77,9 +79,9 @@ pub(crate) fn scatter(op: &Op) -> Vec<Launch> {
     };
     if words(target) && words(source) {
         let launch = launch.words("out", target, Use::Write).words("source", source, Use::Read);
-        return vec![launch.pairs(source.rows(), (target.row_bytes() / 4) as u32)];
+        return vec![launch.wide("out").pairs(source.rows(), (target.row_bytes() / 4) as u32)];
     }
-    let launch = launch.write_single("out", target).read("source", source);
+    let launch = launch.write_single("out", target).wide("out").read("source", source);
     vec![launch.pairs(source.rows(), target.width())]
 }
 

@@ -54,8 +54,19 @@ fn whole_steps_and_lowerings_agree() {
 
 #[test]
 fn webgpus_default_limits_are_enough() {
-    conforms(&[("limits", "strict")], &[Suite::Device, Suite::Ops, Suite::Weights], "");
-    conforms(&[("limits", "strict")], &[Suite::Program], "replay");
+    let suites = Suite::ALL.into_iter().filter(|suite| *suite != Suite::Collectives);
+    conforms(&[("limits", "strict")], &suites.collect::<Vec<_>>(), "");
+}
+
+#[test]
+fn tables_and_caches_in_windows_are_whole() {
+    // Windows as small as they can be: most tables and caches of the suites lie in several.
+    let windows = [("window_bytes", "256")];
+    conforms(&windows, &[Suite::Ops], "/scatter/");
+    for op in ["/gather/", "/attend/", "/index_score/"] {
+        conforms(&windows, &[Suite::Ops, Suite::Rows], op);
+    }
+    conforms(&windows, &[Suite::Program], "");
 }
 
 #[test]

@@ -4,15 +4,19 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hal::op::{HcPre, HcSite};
 use hal::{
     Buffer, Builder, DType, Encoding, Op, RawBuffer, RawWeight, RowCodec, Shape, Tensor, Weight,
+    WeightSpec,
 };
 use kernels::case::{Case, all};
 use naga::AddressSpace;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-use crate::launch::{LANES, Launch};
+use crate::fit::{Bounds, fit};
+use crate::launch::{LANES, Launch, Operand};
 use crate::record::gemm::variant;
+use crate::record::stream::variant as variant_of_site;
 use crate::weight::Coding;
 use crate::{shader, table};
 
@@ -56,6 +60,46 @@ fn launches(case: &Case) -> Vec<Launch> {
     let entry =
         |op: &Op| table::entry(op).unwrap_or_else(|| panic!("{}: no kernel for {op:?}", case.id()));
     ops.flat_map(|op| (entry(op).record)(op)).collect()
+}
+
+/// Starts of sites, whose functions are weights on a device too.
+fn sites() -> Vec<Launch> {
+    let mut all = Vec::new();
+    for (dtype, encoding) in [
+        (DType::F32, Encoding::Plain(DType::F32)),
+        (DType::Bf16, Encoding::Plain(DType::Bf16)),
+        (DType::F16, Encoding::Plain(DType::F16)),
+    ] {
+        for (streams, mix) in [(4, 24), (4, 4), (1, 3)] {
+            let spec = WeightSpec {
+                name: "function".into(),
+                groups: 1,
+                rows: mix,
+                cols: 9 * streams,
+                segment_rows: mix,
+                encoding,
+            };
+            let vector = |width| tensor(&[width], DType::F32, RowCodec::Plain);
+            let op = HcPre {
+                out: tensor(&[2, 9], dtype, RowCodec::Plain),
+                mix: tensor(&[2, mix], DType::F32, RowCodec::Plain),
+                streams: tensor(&[2, 9 * streams], dtype, RowCodec::Plain),
+                site: HcSite {
+                    function: Weight::new(Arc::new(Nowhere), spec, encoding),
+                    base: vector(mix),
+                    scale: vector(3),
+                    gain: vector(9),
+                    streams,
+                    rounds: 20,
+                    epsilon: 1e-6,
+                    norm_epsilon: 1e-6,
+                },
+            };
+            let launch = variant_of_site(&op.into(), Coding::of(encoding).expect("it is plain"));
+            all.push(launch.raw_rows("codes", &tensor(&[9], DType::I32, RowCodec::Plain)));
+        }
+    }
+    all
 }
 
 /// Every variant of the products.
@@ -125,16 +169,24 @@ fn check(text: &str, launch: &Launch) -> Result<(), String> {
     if size(AddressSpace::WorkGroup) > 16_384 {
         return Err("too much workgroup memory".into());
     }
-    if launch.operands.len() > 8 {
-        return Err(format!("{} storage buffers", launch.operands.len()));
+    if launch.bindings() > 8 {
+        return Err(format!("{} storage buffers", launch.bindings()));
     }
     Ok(())
 }
 
 #[test]
 fn every_shader_of_every_case_is_valid_within_the_narrowest_limits() {
+    // 1 as adapters that bind enough have it
     let mut texts = BTreeMap::new();
-    for launch in all().iter().flat_map(launches).chain(products()) {
+    let bounds = Bounds { binding_bytes_max: 1 << 27, window_bytes_max: 256, bindings_max: 8 };
+    let mut windowed = BTreeMap::new();
+    for launch in all().iter().flat_map(launches).chain(products()).chain(sites()) {
+        let mut cut = launch.clone();
+        fit(&mut cut, &bounds).expect("the suites' tensors are small");
+        if cut.bindings() > cut.operands.len() {
+            windowed.entry(cut.key()).or_insert(cut);
+        }
         texts.entry(launch.key()).or_insert(launch);
     }
     println!("{} shaders", texts.len());
@@ -144,6 +196,15 @@ fn every_shader_of_every_case_is_valid_within_the_narrowest_limits() {
         assert!(kernels.contains(&entry.kernel), "no case needs {}", entry.kernel);
     }
     for (key, launch) in &texts {
+        check(&shader::text(launch), launch).unwrap_or_else(|error| panic!("{key}: {error}"));
+    }
+    // 2 with tables and caches in windows, as far as there are bindings
+    println!("{} shaders with windows", windowed.len());
+    for kernel in ["gather_rows", "scatter_rows", "encode_rows", "attend", "index_score"] {
+        assert!(windowed.values().any(|launch| launch.kernel == kernel), "no {kernel} in windows");
+    }
+    assert!(windowed.values().any(|launch| launch.operands.iter().any(Operand::shared)));
+    for (key, launch) in &windowed {
         check(&shader::text(launch), launch).unwrap_or_else(|error| panic!("{key}: {error}"));
     }
 }
