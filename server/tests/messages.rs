@@ -311,12 +311,14 @@ async fn turns_of_the_same_role_are_merged() {
 
 #[tokio::test]
 async fn counted_tokens_are_those_of_the_call() {
-    let server = Server::new();
+    let server = Server::with(&Setup { lax: true, ..Setup::default() });
     for fields in [
         json!({}),
         json!({"tools": tools(), "system": "Be brief."}),
         json!({"thinking": {"type": "disabled"}, "messages": [
             {"role": "user", "content": "<think> 漢字"}, {"role": "system", "content": "x"}]}),
+        // A forced call runs without thinking.
+        json!({"tools": tools(), "tool_choice": {"type": "any"}, "output_config": {"effort": "max"}}),
     ] {
         let mut without = message(fields.clone());
         without.as_object_mut().unwrap().remove("max_tokens");
