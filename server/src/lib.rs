@@ -9,6 +9,7 @@ pub mod anthropic;
 mod cache;
 pub mod fault;
 mod fields;
+pub mod fuzz;
 pub mod grammar;
 pub mod http;
 mod ids;

@@ -67,10 +67,13 @@ impl Secret {
                 let secret = Self::fresh()?;
                 fs::create_dir_all(folder)?;
                 let mut options = fs::OpenOptions::new();
-                options.write(true).create_new(true);
+                options.write(true).create(true).truncate(true);
                 #[cfg(unix)]
                 std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-                options.open(&path)?.write_all(&secret.0)?;
+                // Put in its place whole: half a key, of a process that was killed, would be no key.
+                let unfinished = path.with_extension("unfinished");
+                options.open(&unfinished)?.write_all(&secret.0)?;
+                fs::rename(&unfinished, &path)?;
                 Ok(secret)
             }
             Err(error) => Err(error),
@@ -150,11 +153,12 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Decides what fields say together: a forced call is not thought about. (The hosted API refuses one
-    /// in thinking mode, and clients break on that.)
-    pub fn settle(&mut self) {
-        if matches!(self.choice, Choice::Required | Choice::Named(_)) {
-            self.thinking = Thinking::Off;
+    /// How it thinks. The hosted API refuses a forced call in thinking mode, and clients break on that:
+    /// here it runs without.
+    fn thinking(&self) -> Thinking {
+        match self.choice {
+            Choice::Required | Choice::Named(_) => Thinking::Off,
+            Choice::Never | Choice::Auto => self.thinking,
         }
     }
 }
@@ -185,12 +189,13 @@ impl Model {
         );
         offer(&mut messages, &ask.tools, ask.format_text.as_ref());
         let old_reasoning = if called { OldReasoning::Keep } else { OldReasoning::DropUnlessTools };
-        let options = ChatOptions { thinking: ask.thinking, efforts: &self.efforts, old_reasoning };
+        let thinking = ask.thinking();
+        let options = ChatOptions { thinking, efforts: &self.efforts, old_reasoning };
         let prompt = render(&messages, &options)
             .and_then(|prompt| self.tokenizer.encode_prompt(&prompt))
             .map_err(text_fault)?;
         self.fits(prompt.len())?;
-        let begin = match ask.thinking {
+        let begin = match thinking {
             Thinking::On(_) if !open => Begin::Reasoning,
             _ => Begin::Content,
         };
@@ -201,12 +206,11 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::prompt`], and `Invalid` for schemas that cannot be enforced.
-    pub fn prepare(&self, mut ask: Ask, namespace: Namespace) -> Result<Prepared, Fault> {
-        ask.settle();
+    pub fn prepare(&self, ask: Ask, namespace: Namespace) -> Result<Prepared, Fault> {
         let (prompt, begin) = self.prompt(&ask)?;
         let shape = Shape { tools: &ask.tools, choice: &ask.choice, format: &ask.format, begin };
         let (constraint, tripped) = self.grammars.constrain(&shape)?;
-        let params = match ask.thinking {
+        let params = match ask.thinking() {
             Thinking::Off => ask.params,
             Thinking::On(_) => SamplingParams {
                 stop: ask.params.stop,
@@ -327,5 +331,22 @@ fn text_fault(error: engine::text::TextError) -> Fault {
             tracing::error!(%error, "the tokenizer failed");
             Fault::internal()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_secret_outlives_the_process_and_a_kill_in_the_middle_of_it() {
+        let folder = std::env::temp_dir().join(format!("hadal-secret-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a temporary folder");
+        fs::write(folder.join("namespace.unfinished"), [1; 7]).expect("half a key");
+        let first = Secret::kept_in(&folder).expect("a new one");
+        let again = Secret::kept_in(&folder).expect("the same");
+        assert_eq!(first.namespace(Some("k"), None), again.namespace(Some("k"), None));
+        assert_ne!(first.namespace(Some("k"), None), first.namespace(None, Some("k")));
+        fs::remove_dir_all(&folder).expect("it was there");
     }
 }

@@ -238,9 +238,8 @@ fn documents_are_json_of_their_schema() {
     }
 }
 
-#[test]
-fn hostile_schemas_are_refused_or_loosened_in_bounded_time() {
-    let bench = Bench::new();
+/// Schemas of somebody who means harm.
+fn hostile() -> Vec<(&'static str, Value)> {
     let mut nested = json!({"type": "string"});
     for _ in 0..60 {
         nested = json!({"type": "object", "properties": {"a": nested}, "required": ["a"]});
@@ -251,7 +250,7 @@ fn hostile_schemas_are_refused_or_loosened_in_bounded_time() {
             .collect::<serde_json::Map<_, _>>()
             .into()
     };
-    for (name, schema) in [
+    vec![
         (
             "a bomb of counts",
             json!({"type": "string", "pattern": "^((a{1,1000}){1,1000}){1,1000}$"}),
@@ -271,9 +270,28 @@ fn hostile_schemas_are_refused_or_loosened_in_bounded_time() {
         ),
         ("many properties", json!({"type": "object", "properties": properties(20_000)})),
         ("an enum without end", json!({"enum": (0..50_000).collect::<Vec<_>>()})),
+        (
+            "alternatives times members",
+            json!({"anyOf": vec![json!({"type": "object"}); 4000], "properties": properties(4000)}),
+        ),
+        (
+            "alternatives of alternatives",
+            json!({"allOf": vec![json!({"anyOf": vec![json!({"type": "object"}); 30]}); 30]}),
+        ),
+        (
+            "alternatives that exclude each other",
+            json!({"oneOf": (0..8000)
+            .map(|at| json!({"const": at})).collect::<Vec<_>>()}),
+        ),
         ("no schema", json!(5)),
         ("nothing fits", json!(false)),
-    ] {
+    ]
+}
+
+#[test]
+fn hostile_schemas_are_refused_or_loosened_in_bounded_time() {
+    let bench = Bench::new();
+    for (name, schema) in hostile() {
         for strict in [false, true] {
             let root = json!({"type": "object", "properties": {"v": schema}});
             let tools = [tool("t", root, strict)];
@@ -304,6 +322,29 @@ fn hostile_schemas_are_refused_or_loosened_in_bounded_time() {
             let took = begun.elapsed();
             assert!(took < Duration::from_secs(5), "{name}, strict {strict}: {took:?}");
         }
+    }
+}
+
+#[test]
+fn a_grammar_that_takes_too_long_is_refused_as_the_clients() {
+    let bench = Bench::new();
+    let format = Format::Json(json!({"type": "object"}));
+    for (tools, format, param) in [
+        (&[][..], &format, "response_format"),
+        (&[weather()], &Format::Text, "tools"),
+        (
+            &[tool("t", json!({"properties": {"n": {"type": "integer"}}}), true)],
+            &Format::Text,
+            "tools",
+        ),
+    ] {
+        let choice = if tools.is_empty() { Choice::Never } else { Choice::Required };
+        let shape = Shape { tools, choice: &choice, format, begin: Begin::Content };
+        // A new one each: late ones keep their places for a while.
+        let grammars = Grammars::new(&bench.tokenizer).unwrap().hurried(Duration::ZERO);
+        let fault = grammars.constrain(&shape).expect_err("there is no time");
+        assert_eq!((fault.status(), fault.param.as_deref()), (400, Some(param)));
+        assert!(fault.message.contains("it takes more than"), "{}", fault.message);
     }
 }
 

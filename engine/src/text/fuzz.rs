@@ -52,6 +52,29 @@ pub fn fuzz_reply(data: &[u8]) {
     }
 }
 
+/// A reply, parsed whole and cut in two at every place there is.
+///
+/// # Panics
+/// If a streaming parser differs from the whole one.
+pub fn fuzz_splits(data: &[u8]) {
+    /// Longer ones take as many parses as they have characters.
+    const BYTES_MAX: usize = 1024;
+    let text = String::from_utf8_lossy(&data[..data.len().min(BYTES_MAX)]);
+    for begin in [Begin::Reasoning, Begin::Content] {
+        let strict = parse(&text, begin).ok();
+        let recovered = Some(parse_recovering(&text, begin));
+        for at in (0..=text.len()).filter(|&at| text.is_char_boundary(at)) {
+            let (first, second) = text.split_at(at);
+            for (malformed, whole) in
+                [(Malformed::Refuse, &strict), (Malformed::Recover, &recovered)]
+            {
+                let pieces = streamed([first, second], begin, malformed);
+                assert_eq!(*whole, pieces, "{first:?} | {second:?}");
+            }
+        }
+    }
+}
+
 /// A tokenizer.json.
 pub fn fuzz_tokenizer(data: &[u8]) {
     if let Ok(tokenizer) = Tokenizer::from_bytes(data) {
@@ -61,8 +84,7 @@ pub fn fuzz_tokenizer(data: &[u8]) {
 
 /// Feeds `text` in pieces whose lengths come from `cuts`; `None` on an error.
 fn in_pieces(text: &str, cuts: &[u8], begin: Begin, malformed: Malformed) -> Option<Reply> {
-    let mut stream = ReplyStream::new(begin, malformed);
-    let mut events = Vec::new();
+    let mut pieces = Vec::new();
     let mut rest = text;
     let mut turn = 0;
     while !rest.is_empty() {
@@ -70,8 +92,22 @@ fn in_pieces(text: &str, cuts: &[u8], begin: Begin, malformed: Malformed) -> Opt
         turn += 1;
         let end = (cut..).find(|&end| end >= rest.len() || rest.is_char_boundary(end))?;
         let (piece, after) = rest.split_at(end.min(rest.len()));
-        stream.push(piece, &mut events).ok()?;
+        pieces.push(piece);
         rest = after;
+    }
+    streamed(pieces, begin, malformed)
+}
+
+/// What a stream makes of `pieces`; `None` on an error.
+fn streamed<'a>(
+    pieces: impl IntoIterator<Item = &'a str>,
+    begin: Begin,
+    malformed: Malformed,
+) -> Option<Reply> {
+    let mut stream = ReplyStream::new(begin, malformed);
+    let mut events = Vec::new();
+    for piece in pieces {
+        stream.push(piece, &mut events).ok()?;
     }
     stream.finish(&mut events).ok()?;
     Some(gather(&events))

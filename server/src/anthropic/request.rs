@@ -163,12 +163,13 @@ fn choice(request: &Fields<'_>, tools: &[Tool]) -> Result<Choice, Fault> {
         return Ok(if tools.is_empty() { Choice::Never } else { Choice::Auto });
     };
     let fields = Fields::new(choice, Place::At("tool_choice"))?;
+    let name = fields.string("name")?;
     let choice = match fields.needed_string("type")? {
         "none" => return Ok(Choice::Never),
         "auto" if tools.is_empty() => return Ok(Choice::Never),
         "auto" => return Ok(Choice::Auto),
         "any" => Choice::Required,
-        "tool" => Choice::Named(fields.needed_string("name")?.to_owned()),
+        "tool" => Choice::Named(name.ok_or_else(|| fields.missing("name"))?.to_owned()),
         _ => return Err(fields.fault("type", "it must be auto, any, tool or none")),
     };
     match &choice {

@@ -9,9 +9,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::Tool;
 use super::schema::{self, Kind};
-use crate::limits::SCHEMA_BYTES_MAX;
+use super::{Tool, expand};
+use crate::limits::{SCHEMA_BYTES_MAX, SCHEMA_NODES_MAX};
 
 /// Where a grammar begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +55,13 @@ pub enum Obey {
 /// # Errors
 /// A message, if the schemas are too long or a strict one is of a kind that cannot be followed.
 pub fn write(plan: &Plan<'_>, obey: Obey) -> Result<String, String> {
-    let mut out =
-        Writer { text: String::new(), marker: format!("<[{}]>", plan.marker), obey, bytes: 0 };
+    let mut out = Writer {
+        text: String::new(),
+        marker: format!("<[{}]>", plan.marker),
+        obey,
+        bytes: 0,
+        nodes: 0,
+    };
     let start = match plan.opening {
         Opening::AfterMarker => "block",
         Opening::Calls => "calls",
@@ -93,6 +98,8 @@ struct Writer {
     obey: Obey,
     /// Bytes of schemas so far.
     bytes: usize,
+    /// Nodes they are multiplied out to.
+    nodes: u64,
 }
 
 impl Writer {
@@ -205,6 +212,12 @@ impl Writer {
             if let Some(definitions) = root.get(key) {
                 object.entry(key).or_insert_with(|| definitions.clone());
             }
+        }
+        self.nodes = self.nodes.saturating_add(expand::nodes(schema, root));
+        if self.nodes > SCHEMA_NODES_MAX {
+            return Err(format!(
+                "alternatives that are combined come to more than {SCHEMA_NODES_MAX} nodes"
+            ));
         }
         object.insert("x-guidance".to_owned(), options);
         let mut text = String::new();

@@ -3,9 +3,12 @@
 //! A grammar is written in llguidance's Lark dialect (`lark`), compiled once per distinct text and
 //! kept ([`Grammars`]), and walked along an answer on the worker thread (`walk`).
 //!
-//! Schemas come from strangers: they are bounded in bytes and in the library's fuel, and where one that
-//! need not be obeyed cannot be compiled, its value is held to be JSON and no more.
+//! Schemas come from strangers: they are bounded in bytes, in what they become when they are multiplied
+//! out (`expand`), in the library's fuel and in time (`compile`), and where one that need not be obeyed
+//! cannot be compiled, its value is held to be JSON and no more.
 
+mod compile;
+mod expand;
 mod lark;
 mod schema;
 mod trie;
@@ -13,18 +16,21 @@ mod walk;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use engine::text::dsml::Begin;
 use engine::text::{Control, Tokenizer};
-use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::api::ParserLimits;
 use llguidance::toktrie::InferenceCapabilities;
 use llguidance::{Matcher, ParserFactory};
 use serde_json::Value;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 use crate::job::Constraint;
-use crate::limits::{GRAMMARS_KEPT, SCHEMA_BYTES_MAX};
+use crate::limits::{GRAMMAR_TIME, GRAMMARS_AT_ONCE, GRAMMARS_KEPT, SCHEMA_BYTES_MAX};
+
+use compile::{Compiler, Trouble};
 
 pub use walk::Tripped;
 
@@ -78,7 +84,7 @@ pub struct Shape<'a> {
 
 /// Compiles grammars for one tokenizer.
 pub struct Grammars {
-    factory: ParserFactory,
+    compiler: Compiler,
     tokens: Arc<trie::Tokens>,
     /// The newest last.
     kept: Mutex<VecDeque<(String, Matcher)>>,
@@ -110,13 +116,21 @@ impl Grammars {
             verbose_errors: false,
             ..ParserLimits::default()
         };
-        Ok(Grammars { factory, tokens: Arc::new(tokens), kept: Mutex::default() })
+        let compiler = Compiler::new(factory, GRAMMARS_AT_ONCE, GRAMMAR_TIME);
+        Ok(Grammars { compiler, tokens: Arc::new(tokens), kept: Mutex::default() })
+    }
+
+    /// With so much time for one grammar instead of [`GRAMMAR_TIME`].
+    #[must_use]
+    pub fn hurried(self, time: Duration) -> Self {
+        Grammars { compiler: self.compiler.hurried(time), ..self }
     }
 
     /// The constraint of an answer, and what says later that it ran into a limit.
     ///
     /// # Errors
-    /// `Invalid`, if a schema that must be obeyed cannot be.
+    /// `Invalid`, if a schema that must be obeyed cannot be; `Busy`, if too many others are being
+    /// compiled.
     pub fn constrain(&self, shape: &Shape<'_>) -> Result<(Box<dyn Constraint>, Tripped), Fault> {
         let matcher = match self.plan(shape) {
             None => None,
@@ -165,7 +179,8 @@ impl Grammars {
             };
             match self.matcher(&text) {
                 Ok(matcher) => return Ok(matcher),
-                Err(message) => reason = message,
+                Err(Trouble::Grammar(message)) => reason = message,
+                Err(Trouble::Crowded) => return Err(crowded()),
             }
         }
         let what = if plan.document.is_some() { "response_format" } else { "tools" };
@@ -176,22 +191,12 @@ impl Grammars {
         ))
     }
 
-    fn matcher(&self, text: &str) -> Result<Matcher, String> {
+    fn matcher(&self, text: &str) -> Result<Matcher, Trouble> {
         if let Some(matcher) = self.recall(text) {
             return Ok(matcher);
         }
-        let grammar = TopLevelGrammar::from_lark(text.to_owned());
-        let parser = llguidance::panic_utils::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            self.factory.create_parser(grammar)
-        }));
-        let matcher = Matcher::new(parser);
-        // The first mask finds out about grammars that nothing satisfies.
-        let first = matcher.deep_clone().compute_mask_or_eos();
-        first.map_err(|error| error.to_string())?;
-        if let Some(message) = matcher.get_error() {
-            return Err(message);
-        }
-        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let matcher = self.compiler.compile(text.to_owned())?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= GRAMMARS_KEPT {
             kept.pop_front();
         }
@@ -200,7 +205,7 @@ impl Grammars {
     }
 
     fn recall(&self, text: &str) -> Option<Matcher> {
-        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let at = kept.iter().position(|(known, _)| known == text)?;
         let entry = kept.remove(at)?;
         let matcher = entry.1.deep_clone();
@@ -212,6 +217,11 @@ impl Grammars {
     pub fn marker(&self) -> u32 {
         self.tokens.marker
     }
+}
+
+fn crowded() -> Fault {
+    let message = "The server is compiling too many schemas. Please try again later.";
+    Fault::new(Kind::Busy(GRAMMAR_TIME.as_secs() as u32), message)
 }
 
 /// The id of a control token the grammar cannot do without.

@@ -240,7 +240,6 @@ fn begin_message(app: &App, bytes: &[u8], key: Option<&str>) -> Result<Begun, Fa
 
 fn count(app: &App, bytes: &[u8]) -> Result<usize, Fault> {
     use anthropic::request::{Purpose, read};
-    let mut request = read(&body::json(bytes)?, &app.model, Purpose::Count)?;
-    request.ask.settle();
+    let request = read(&body::json(bytes)?, &app.model, Purpose::Count)?;
     Ok(app.model.prompt(&request.ask)?.0.len())
 }

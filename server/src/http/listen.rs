@@ -2,85 +2,123 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::crowd::{Crowd, Member};
+use super::pace::Paced;
 use super::patient::Patient;
 use super::{App, handle};
-use crate::limits::{CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, IDLE_TIME, STALL_TIME};
+use crate::limits::{
+    CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_TIME, HEADERS_MAX, IDLE_TIME, STALL_TIME,
+};
 
 /// Pause after a connection could not be accepted (too many open files), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bounds of connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Most at once.
+    pub connections: usize,
+    /// From the first byte of a header block to its last.
+    pub header: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// Without taking what was written.
+    pub stall: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            connections: CONNECTIONS_MAX,
+            header: HEADER_TIME,
+            idle: IDLE_TIME,
+            stall: STALL_TIME,
+        }
+    }
+}
 
 /// Serves `listener` until `stop` is ready; then takes no more connections and waits up to `grace` for
 /// those that answer. True if all of them ended.
 pub async fn listen(
     app: Arc<App>,
     listener: TcpListener,
+    bounds: Bounds,
     stop: impl Future<Output = ()>,
     grace: Duration,
 ) -> bool {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let crowd = Crowd::new(bounds.connections);
     let graceful = GracefulShutdown::new();
     tokio::pin!(stop);
     loop {
         let accepted = tokio::select! {
             () = &mut stop => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let (connection, place) = match accepted {
-            Ok(accepted) => accepted,
+        let connection = match accepted {
+            Ok((connection, _)) => connection,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        // Small frames must not wait for each other.
-        let _ = connection.set_nodelay(true);
-        let app = app.clone();
-        let service = service_fn(move |request| {
-            let app = app.clone();
-            async move { Ok::<_, Infallible>(handle(app, request).await) }
-        });
-        let io = TokioIo::new(Patient::new(connection, STALL_TIME));
-        let served = graceful.watch(builder().serve_connection(io, service));
-        tokio::spawn(async move {
-            if let Err(error) = served.await {
-                tracing::debug!(%error, "a connection broke");
-            }
-            drop(place);
-        });
+        let member = tokio::select! {
+            () = &mut stop => break,
+            member = crowd.join() => member,
+        };
+        tokio::spawn(serve(app.clone(), connection, member, bounds, graceful.watcher()));
     }
     drop(listener);
     timeout(grace, graceful.shutdown()).await.is_ok()
 }
 
-fn builder() -> http1::Builder {
+/// Serves one connection to its end.
+async fn serve(
+    app: Arc<App>,
+    connection: TcpStream,
+    member: Member,
+    bounds: Bounds,
+    watcher: Watcher,
+) {
+    // Small frames must not wait for each other.
+    let _ = connection.set_nodelay(true);
+    let pace = member.pace();
+    let service = service_fn(|request| {
+        let app = app.clone();
+        let answering = pace.begin();
+        async move {
+            let response = handle(app, request).await;
+            Ok::<_, Infallible>(response.map(|reply| Paced::new(reply, answering)))
+        }
+    });
+    let io = TokioIo::new(Patient::new(connection, bounds.stall, bounds.header, pace.clone()));
+    let served = watcher.watch(builder(bounds).serve_connection(io, service));
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            tracing::debug!(%error, "a connection broke");
+        },
+        () = pace.must_leave() => tracing::debug!("an idle connection gave way"),
+    }
+}
+
+fn builder(bounds: Bounds) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIME)
+        // The library's bound begins with the end of the request before, so it is that of idleness;
+        // that of a header block which has begun is `Patient`'s.
+        .header_read_timeout(bounds.idle)
         .max_header_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     builder
-}
-
-/// A connection and its place among those there may be.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await;
-    let place = place.map_err(|error| io::Error::other(error.to_string()))?;
-    Ok((listener.accept().await?.0, place))
 }

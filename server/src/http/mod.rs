@@ -7,8 +7,10 @@
 
 mod answer;
 mod body;
+mod crowd;
 mod keys;
 mod listen;
+mod pace;
 mod patient;
 mod record;
 mod reply;
@@ -36,8 +38,9 @@ use crate::stats::Stats;
 use crate::{anthropic, ids, openai};
 
 pub use body::Room;
+pub(crate) use body::json as body_json;
 pub use keys::Keys;
-pub use listen::listen;
+pub use listen::{Bounds, listen};
 pub use record::Counts;
 pub use reply::{Reply, Stream};
 pub use route::Endpoint;

@@ -2,6 +2,7 @@
 //!
 //! Refused: to listen beyond this machine without a key, unless that is asked for by name.
 
+mod files;
 mod options;
 
 use std::fs;
@@ -16,13 +17,13 @@ use engine::text::chat::EffortTable;
 use engine::{Engine, ModelOptions};
 use hadal::registry;
 use server::grammar::Grammars;
-use server::http::{App, Counts, Keys, Room, listen};
+use server::http::{App, Bounds, Counts, Keys, Room, listen};
 use server::job::Worker;
-use server::limits::{BODY_BYTES_MAX, SILENCE};
+use server::limits::{BACKLOG, BODY_BYTES_MAX, SILENCE};
 use server::model::{Model, Secret};
 use server::names::Names;
 use server::worker::{self, Client, WorkerOptions};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::args::SampleArgs;
 use super::failure::{Failure, Result};
@@ -69,7 +70,7 @@ pub fn serve(options: ServeOptions) -> Result<()> {
         .build()?;
     // Bound before the model is loaded: a port that is taken is known at once.
     let listener = runtime
-        .block_on(TcpListener::bind(address))
+        .block_on(async { bind(address) })
         .map_err(|error| Failure::new(format!("cannot listen on {address}: {error}")))?;
     let address = listener.local_addr()?;
     let opened = open(&options, &interrupt)?;
@@ -97,6 +98,15 @@ pub fn serve(options: ServeOptions) -> Result<()> {
     Ok(())
 }
 
+/// As [`TcpListener::bind`], with room for more who come at once.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Serves, then ends what is live within `grace`, then what is left.
 async fn run(
     app: Arc<App>,
@@ -111,7 +121,8 @@ async fn run(
         let _ = left.wait_for(|leave| *leave).await;
         stopping.stopping.store(true, Ordering::Relaxed);
     };
-    let served = tokio::spawn(listen(app, listener, stop, grace + FAREWELL));
+    let bounds = Bounds { connections: files::connections(), ..Bounds::default() };
+    let served = tokio::spawn(listen(app, listener, bounds, stop, grace + FAREWELL));
     let mut reported = false;
     while !interrupt.asked() {
         tokio::time::sleep(LOOK).await;
