@@ -4,77 +4,30 @@
 
 mod common;
 
-use common::{Reference, argmax, feed, open, options, relative, step};
+use common::{Reference, argmax, feed, open, options, parity, step};
 use engine::Numerics;
 use hal::Op;
 use hal::op::MapFn;
 
-/// Checkpoints, each with a reference of its logits over a prompt and a greedy continuation.
-const REFERENCES: [(&str, &str); 5] = [
-    ("csa-tiny", "csa-tiny.logits70"),
-    ("flash-tiny", "flash-tiny.logits150"),
-    ("hca8-tiny", "hca8-tiny.logits90"),
-    ("pro-tiny", "pro-tiny.logits262"),
-    ("flash-tiny-orig", "flash-tiny-orig.logits140"),
-];
-
-/// Largest difference over the largest logit that plain numerics may have: float32 against float32.
-const PLAIN_TOLERANCE: f64 = 1e-4;
-
 #[test]
 fn plain_logits_agree_with_transformers_however_the_prompt_is_cut() {
-    for (name, reference) in REFERENCES {
-        let reference = Reference::read(reference);
-        let (ids, want) = (reference.ids("input_ids"), reference.floats("logits"));
-        let mut engine = open(name, &options(Numerics::Plain));
-        for sizes in [&[512][..], &[1], &[1, 2, 5, 3, 130, 11, 64], &[37]] {
-            let mut sequence = engine.open_sequence().unwrap();
-            let error = relative(&feed(&mut engine, &mut sequence, &ids, sizes), want);
-            assert!(error <= PLAIN_TOLERANCE, "{name} in chunks of {sizes:?}: {error:e}");
-        }
+    for name in parity::REFERENCES {
+        let chunks = [&[512][..], &[1], &[1, 2, 5, 3, 130, 11, 64], &[37]];
+        parity::logits_agree(common::cpu(), name, &chunks);
     }
 }
 
 #[test]
 fn plain_decode_agrees_with_transformers_through_its_cache() {
-    for (name, reference) in REFERENCES {
-        let reference = Reference::read(reference);
-        let mut engine = open(name, &options(Numerics::Plain));
-        let mut sequence = engine.open_sequence().unwrap();
-        let ids = reference.ids("input_ids");
-        let decode = reference.ids("decode_ids");
-        let vocab = engine.config().vocab as usize;
-        let prefill = feed(&mut engine, &mut sequence, &ids, &[512]);
-        let mut got = prefill[prefill.len() - vocab..].to_vec();
-        for &token in &decode[..decode.len() - 1] {
-            got.extend(step(&mut engine, &mut sequence, &[token]));
-        }
-        let error = relative(&got, reference.floats("decode_logits"));
-        assert!(error <= PLAIN_TOLERANCE, "{name}: {error:e}");
+    for name in parity::REFERENCES {
+        parity::decode_agrees(common::cpu(), name);
     }
 }
 
-/// Where a reference stands on an edge: place, and the token beyond it. At token 4 of csa-tiny two experts
-/// of layer 1 score 0.94343984 and 0.9434401, four steps of f32 apart; sums in AVX2's order put them on one
-/// number, and the other one is chosen. The 319 other tokens are the reference's on every instruction set.
-const EDGES: [(&str, usize, u32); 1] = [("csa-tiny", 4, 181)];
-
 #[test]
 fn greedy_continuations_of_64_tokens_are_those_of_transformers() {
-    for (name, _) in REFERENCES {
-        let reference = Reference::read(&format!("{name}.greedy64"));
-        let want = reference.ids("decode_ids");
-        assert_eq!(want.len(), 64, "{name}");
-        let mut engine = open(name, &options(Numerics::Plain));
-        let mut sequence = engine.open_sequence().unwrap();
-        let vocab = engine.config().vocab as usize;
-        let mut logits = feed(&mut engine, &mut sequence, &reference.ids("input_ids"), &[512]);
-        for (place, &token) in want.iter().enumerate() {
-            let got = argmax(&logits[logits.len() - vocab..]);
-            let edge = EDGES.contains(&(name, place, got));
-            assert!(got == token || edge, "{name}, token {place}: {got}, not {token}");
-            logits = step(&mut engine, &mut sequence, &[token]);
-        }
+    for (name, _) in parity::REFERENCES {
+        parity::continuation_agrees(common::cpu(), name, 64);
     }
 }
 

@@ -3,6 +3,8 @@
 //! One helper touches each API; a test that needs the engine goes through here.
 #![allow(dead_code, reason = "every test binary uses its own part of this module")]
 
+pub mod laws;
+pub mod parity;
 pub mod tap;
 
 use std::collections::HashMap;
