@@ -29,9 +29,28 @@ fn ascend() -> Arc<dyn hal::Backend> {
     static BACKEND: OnceLock<Arc<backend_ascend::AscendBackend>> = OnceLock::new();
     let backend = BACKEND.get_or_init(|| {
         let toolkit = std::env::var_os("ASCEND_TOOLKIT_HOME").map(Into::into);
-        Arc::new(backend_ascend::AscendBackend::new(backend_ascend::Search { toolkit, only: None }))
+        let theirs = |name: &str| {
+            name == "LD_LIBRARY_PATH" || name.starts_with("ASCEND") || name.starts_with("HCCL")
+        };
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        let environment = std::env::vars_os()
+            .map(|(name, value)| (text(name), text(value)))
+            .filter(|(name, _)| theirs(name))
+            .collect();
+        let search = backend_ascend::Search { toolkit, only: None, environment };
+        Arc::new(backend_ascend::AscendBackend::new(search))
     });
     Arc::clone(backend) as _
+}
+
+/// What a device may make of FP8 and FP4 weights where its hardware lacks these numbers, the most accurate
+/// first: values of the setting `weights`. None where weights stay as they are.
+pub fn weight_forms(device: &str) -> &'static [&'static str] {
+    match device.split(':').next() {
+        #[cfg(feature = "ascend")]
+        Some("ascend") => &backend_ascend::WEIGHT_FORMS,
+        _ => &[],
+    }
 }
 
 /// The name a device is asked for by: `cpu`, `cuda:1`.

@@ -4,57 +4,30 @@
 
 mod common;
 
-use common::{
-    PLAIN_TOLERANCE, REFERENCES, Reference, argmax, errors_of, feed, open, options, relative, step,
-};
+use common::{Reference, argmax, feed, open, options, parity, step};
 use engine::Numerics;
 use hal::Op;
 use hal::op::MapFn;
 
 #[test]
 fn plain_logits_agree_with_transformers_however_the_prompt_is_cut() {
-    for (name, reference) in REFERENCES {
-        let reference = Reference::read(reference);
-        let (ids, want) = (reference.ids("input_ids"), reference.floats("logits"));
-        let mut engine = open(name, &options(Numerics::Plain));
-        for sizes in [&[512][..], &[1], &[1, 2, 5, 3, 130, 11, 64], &[37]] {
-            let mut sequence = engine.open_sequence().unwrap();
-            let error = relative(&feed(&mut engine, &mut sequence, &ids, sizes), want);
-            assert!(error <= PLAIN_TOLERANCE, "{name} in chunks of {sizes:?}: {error:e}");
-        }
+    for name in parity::REFERENCES {
+        let chunks = [&[512][..], &[1], &[1, 2, 5, 3, 130, 11, 64], &[37]];
+        parity::logits_agree(common::cpu(), name, &chunks);
     }
 }
 
 #[test]
 fn plain_decode_agrees_with_transformers_through_its_cache() {
-    for (name, reference) in REFERENCES {
-        let mut engine = open(name, &options(Numerics::Plain));
-        let (_, error) = errors_of(&mut engine, &Reference::read(reference), &[512]);
-        assert!(error <= PLAIN_TOLERANCE, "{name}: {error:e}");
+    for name in parity::REFERENCES {
+        parity::decode_agrees(common::cpu(), name);
     }
 }
 
-/// Where a reference stands on an edge: place, and the token beyond it. At token 4 of csa-tiny two experts
-/// of layer 1 score 0.94343984 and 0.9434401, four steps of f32 apart; sums in AVX2's order put them on one
-/// number, and the other one is chosen. The 319 other tokens are the reference's on every instruction set.
-const EDGES: [(&str, usize, u32); 1] = [("csa-tiny", 4, 181)];
-
 #[test]
 fn greedy_continuations_of_64_tokens_are_those_of_transformers() {
-    for (name, _) in REFERENCES {
-        let reference = Reference::read(&format!("{name}.greedy64"));
-        let want = reference.ids("decode_ids");
-        assert_eq!(want.len(), 64, "{name}");
-        let mut engine = open(name, &options(Numerics::Plain));
-        let mut sequence = engine.open_sequence().unwrap();
-        let vocab = engine.config().vocab as usize;
-        let mut logits = feed(&mut engine, &mut sequence, &reference.ids("input_ids"), &[512]);
-        for (place, &token) in want.iter().enumerate() {
-            let got = argmax(&logits[logits.len() - vocab..]);
-            let edge = EDGES.contains(&(name, place, got));
-            assert!(got == token || edge, "{name}, token {place}: {got}, not {token}");
-            logits = step(&mut engine, &mut sequence, &[token]);
-        }
+    for (name, _) in parity::REFERENCES {
+        parity::continuation_agrees(common::cpu(), name, 64);
     }
 }
 
@@ -111,7 +84,7 @@ fn indexer_picks_the_entries_transformers_picks() {
 
 #[test]
 fn served_logits_of_the_trained_model_agree_with_the_reference_program() {
-    common::served_agrees(&mut open("demo", &options(Numerics::Served)));
+    parity::served_agrees(&mut open("demo", &options(Numerics::Served)));
 }
 
 /// Largest difference of a log-probability from the golden one, which is rounded to five decimals.

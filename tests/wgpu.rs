@@ -9,10 +9,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use backend_wgpu::WgpuBackend;
-use common::{
-    PLAIN_TOLERANCE, REFERENCES, Random, Reference, argmax, errors_of, feed, open_on, options,
-    random_ids, same_bits, step,
-};
+use common::parity::{PLAIN_TOLERANCE, REFERENCES, errors_of, served_agrees};
+use common::{Random, Reference, argmax, feed, open_on, options, random_ids, same_bits, step};
 use engine::{Engine, ModelOptions, Numerics, Run, Sequence, Snapshot, Want};
 use hal::{Backend, Device, ErrorKind, OpenOptions};
 
@@ -67,7 +65,7 @@ fn wgpu_agrees_with_the_references_however_prompts_are_cut() {
 #[test]
 fn wgpu_agrees_with_the_reference_program_in_served_numerics() {
     let Some(device) = adapter() else { return };
-    common::served_agrees(&mut open_on(device, "demo", &options(Numerics::Served)));
+    served_agrees(&mut open_on(device, "demo", &options(Numerics::Served)));
 }
 
 /// Longest prompt and continuation of the default run: software takes milliseconds a token.

@@ -60,6 +60,7 @@ mod generate {
                 "aclrtStreamWaitEvent",
                 "aclrtQueryEventStatus",
                 "aclrtSynchronizeEventWithTimeout",
+                "aclrtEventElapsedTime",
                 "aclrtMalloc",
                 "aclrtFree",
                 "aclrtMallocHost",
@@ -74,6 +75,7 @@ mod generate {
             ],
             others: &[
                 "ACL_EVENT_SYNC",
+                "ACL_EVENT_TIME_LINE",
                 "ACL_STREAM_FAST_LAUNCH",
                 "ACL_STREAM_FAST_SYNC",
                 "aclDataType",

@@ -78,6 +78,10 @@ pub struct ModelArgs {
     /// Instruction set of the CPU backend: scalar, avx2, avx512 [default: the best there is]
     #[arg(long, value_name = "ISA")]
     pub isa: Option<String>,
+    /// What FP8 and FP4 weights become on an NPU without such numbers: bf16, int8 [default: the more
+    /// accurate that fits]
+    #[arg(long, value_name = "FORM")]
+    pub weights: Option<String>,
 }
 
 /// Whether and how much the model reasons.
@@ -306,9 +310,19 @@ pub struct SelftestArgs {
     /// Folder the report goes to
     #[arg(long, value_name = "DIR", default_value = "hadal-selftest")]
     pub out: PathBuf,
-    /// Only the conformance kit, to standard output
-    #[arg(long)]
-    pub kit: bool,
+    /// Only one part, to standard output
+    #[arg(long, value_enum)]
+    pub only: Option<SelftestPart>,
+}
+
+/// Parts of `selftest` that are no commands of their own.
+#[cfg(feature = "selftest")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SelftestPart {
+    /// The conformance kit
+    Kit,
+    /// The demo model's logits beside the CPU's, and its state's exactness
+    Parity,
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ mod inspect;
 mod interrupt;
 mod logits;
 mod model;
+#[cfg(feature = "selftest")]
+mod parity;
 mod plan;
 #[cfg(feature = "pull")]
 mod pull;

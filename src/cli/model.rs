@@ -1,17 +1,19 @@
 //! The model a command works on: a folder, one that was pulled, or the demo inside the binary; and
 //! opening it on a device, with progress and a way out.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::load::{Checkpoint, StaticBytes};
+use engine::refusal::RefusalKind;
 use engine::sample::SamplingParams;
 use engine::text::Tokenizer;
 use engine::{Engine, ModelOptions};
 use hadal::{demo, registry};
-use hal::OpenOptions;
+use hal::{ErrorKind, OpenOptions};
 use serde::Deserialize;
 
 use super::args::{ModelArgs, Numerics, SampleArgs};
@@ -135,7 +137,9 @@ struct GenerationConfig {
     top_p: Option<f32>,
 }
 
-/// Opens a model of `source` on the device `args` name, with `options` for the rest.
+/// Opens a model of `source` on the device `args` name, with `options` for the rest. Where the device may
+/// keep weights in several forms and none was asked for, it is the most accurate that fits. What became of
+/// weights is said on standard error.
 pub fn open(
     source: &Source,
     checkpoint: &Checkpoint,
@@ -143,11 +147,6 @@ pub fn open(
     options: ModelOptions,
     interrupt: &Interrupt,
 ) -> Result<Engine> {
-    let threads = args.threads.map(|threads| ("threads".to_owned(), threads.to_string()));
-    let isa = args.isa.clone().map(|isa| ("isa".to_owned(), isa));
-    let settings = threads.into_iter().chain(isa).collect();
-    let settings = OpenOptions { settings, sink: None };
-    let device = registry::registry().open(&args.device, &settings)?;
     let usual = CONTEXT_USUAL.min(checkpoint.config().context);
     let context = args.context.or(Some(options.context).filter(|&context| context > 0));
     let options =
@@ -159,11 +158,79 @@ pub fn open(
         bar.set_position(done.into());
         !interrupt.asked()
     };
-    let opened = Engine::open(device, checkpoint, &options, &mut progress);
+    let forms = weight_forms(args)?;
+    let choice = forms.len() > 1;
+    let mut forms = forms.into_iter().peekable();
+    let opened = loop {
+        let form = forms.next().expect("there is at least one form");
+        let device = registry::registry().open(&args.device, &settings(args, form))?;
+        let mut opened = Engine::open(device, checkpoint, &options, &mut progress);
+        if let (Ok(engine), true) = (&mut opened, choice) {
+            // Scratch of the largest step is part of what must fit.
+            let rows = engine.capacity().rows;
+            if let Err(error) = engine.prepare(rows, 1) {
+                opened = Err(error);
+            }
+        }
+        match &opened {
+            Err(error) if is_too_large(error) && forms.peek().is_some() => {}
+            _ => break opened,
+        }
+    };
     bar.finish_and_clear();
     let engine = opened.map_err(|error| source.place(error.into()))?;
     interrupt.check()?;
+    if let Some(line) = transcoded(&engine) {
+        eprintln!("{line}");
+    }
     Ok(engine)
+}
+
+/// Forms to try in order; `None` where the device has no choice.
+fn weight_forms(args: &ModelArgs) -> Result<Vec<Option<&str>>> {
+    let forms = registry::weight_forms(&args.device);
+    match args.weights.as_deref() {
+        None if forms.is_empty() => Ok(vec![None]),
+        None => Ok(forms.iter().copied().map(Some).collect()),
+        Some(asked) if forms.contains(&asked) => Ok(vec![Some(asked)]),
+        Some(asked) if forms.is_empty() => {
+            let device = &args.device;
+            Err(Failure::new(format!("--weights {asked}: {device} leaves no choice")))
+        }
+        Some(asked) => {
+            let forms = forms.join(", ");
+            Err(Failure::new(format!("--weights {asked}: {} has {forms}", args.device)))
+        }
+    }
+}
+
+fn settings(args: &ModelArgs, form: Option<&str>) -> OpenOptions {
+    let threads = args.threads.map(|threads| ("threads".to_owned(), threads.to_string()));
+    let isa = args.isa.clone().map(|isa| ("isa".to_owned(), isa));
+    let weights = form.map(|form| ("weights".to_owned(), form.to_owned()));
+    OpenOptions { settings: threads.into_iter().chain(isa).chain(weights).collect(), sink: None }
+}
+
+/// Whether less memory would help.
+fn is_too_large(error: &engine::Error) -> bool {
+    match error {
+        engine::Error::Refused(refusal) => refusal.kind() == RefusalKind::Memory,
+        engine::Error::Device(error) => error.kind() == ErrorKind::OutOfMemory,
+        _ => false,
+    }
+}
+
+/// What the device made of weights it does not keep as they are: how many of each kind.
+fn transcoded(engine: &Engine) -> Option<String> {
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in engine.transcoded() {
+        let (_, kind) = line.split_once(": ").unwrap_or(("", line));
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let kinds: Vec<String> =
+        kinds.iter().map(|(kind, count)| format!("{count} of {kind}")).collect();
+    let device = registry::name_of(engine.device().info());
+    (!kinds.is_empty()).then(|| format!("{device} keeps weights otherwise: {}", kinds.join(", ")))
 }
 
 fn numerics(args: &ModelArgs) -> engine::Numerics {

@@ -15,7 +15,7 @@ use crate::memory::memory_of;
 use crate::runtime::{Driver, Runtime};
 use crate::sys::acl::aclrtStream;
 use crate::sys::hccl::{Hccl, HcclComm, HcclDataType, HcclReduceOp, HcclResult};
-use crate::tape::{Item, Tape};
+use crate::tape::Tape;
 
 /// One device's end of a group.
 pub struct AscendCommunicator {
@@ -149,7 +149,7 @@ pub(crate) fn record(tape: &mut Tape, op: &Op) -> Result<()> {
             _ => HcclDataType::HCCL_DATA_TYPE_BFP16,
         },
     };
-    tape.items.push(Item::Exchange(exchange));
+    tape.exchange(exchange);
     Ok(())
 }
 

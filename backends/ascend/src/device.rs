@@ -1,8 +1,10 @@
 //! The backend and its devices.
 //!
 //! Settings: `weights` is `bf16` (the default: exact) or `int8`, what FP8 and FP4 weights become on
-//! hardware without these types.
+//! hardware without these types; `operators` is `fused` (the default: the vendor's V4 operators where
+//! they are there) or `composed`.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -13,11 +15,13 @@ use hal::{
 };
 
 use crate::communicator::{self, AscendCommunicator};
+use crate::field;
 use crate::load::Search;
 use crate::memory::{AscendBuffer, DeviceMemory, Pinned};
 use crate::plan::AscendPlan;
 use crate::queue::AscendQueue;
 use crate::runtime::{Driver, Runtime};
+use crate::sys::operators::Operator;
 use crate::table;
 use crate::weight::{self, Transcode};
 
@@ -36,6 +40,12 @@ impl AscendBackend {
     fn driver(&self) -> std::result::Result<&Arc<Driver>, &str> {
         let driver = self.driver.get_or_init(|| Driver::open(&self.search).map(Arc::new));
         driver.as_ref().map_err(String::as_str)
+    }
+
+    /// What is said about this host.
+    fn host(&self) -> Vec<String> {
+        let Search { toolkit, environment, .. } = &self.search;
+        field::notes(Path::new("/"), toolkit.as_deref(), environment)
     }
 
     /// A group of these devices, one end each in their order, for the collective ops.
@@ -74,12 +84,14 @@ impl Backend for AscendBackend {
         let driver = match self.driver() {
             Ok(driver) => driver,
             Err(why) => {
-                return vec![
+                let mut findings = vec![
                     why.to_owned(),
                     "CANN 9.0 or newer is needed; `source .../set_env.sh` sets ASCEND_TOOLKIT_HOME, \
                      ASCEND_OPP_PATH and the loader's path"
                         .into(),
                 ];
+                findings.extend(self.host());
+                return findings;
             }
         };
         let mut findings = vec!["this backend has never run on hardware (docs/ascend.md)".into()];
@@ -88,46 +100,61 @@ impl Backend for AscendBackend {
             Err(error) => error.to_string(),
         });
         findings.extend(driver.libraries.notes.iter().cloned());
+        findings.extend(self.host());
         findings
     }
 
     fn open(&self, ordinal: u32, options: &OpenOptions) -> Result<Arc<dyn Device>> {
         let missing = |text: String| Error::new(ErrorKind::NotFound, text);
-        let transcode = transcode(options)?;
+        let Settings { transcode, fused } = settings(options)?;
         let driver = self.driver().map_err(|why| missing(why.to_owned()))?;
         let count = driver.device_count()?;
         if ordinal >= count {
             return Err(missing(format!("ascend:{ordinal}: there are {count} devices")));
         }
-        let runtime = Runtime::open(driver, ordinal)?;
-        let (name, memory_bytes) = (driver.soc_name(), runtime.memory_bytes());
-        let info = DeviceInfo { backend: "ascend", name, ordinal, memory_bytes };
-        let (runtime, queues) = (Arc::new(runtime), AtomicU32::new(0));
-        Ok(Arc::new(AscendDevice { info, runtime, queues, transcode }))
+        let runtime = Arc::new(Runtime::open(driver, ordinal, options, fused)?);
+        let version = driver.version()?;
+        Ok(Arc::new(AscendDevice { runtime, queues: AtomicU32::new(0), transcode, version }))
     }
+}
+
+/// What `weights` may be, the most accurate first.
+pub const WEIGHT_FORMS: [&str; 2] = ["bf16", "int8"];
+
+struct Settings {
+    transcode: Transcode,
+    fused: bool,
 }
 
 /// What the settings say; an unknown one is refused.
-fn transcode(options: &OpenOptions) -> Result<Transcode> {
-    let mut transcode = Transcode::Bf16;
+fn settings(options: &OpenOptions) -> Result<Settings> {
+    let mut settings = Settings { transcode: Transcode::Bf16, fused: true };
     for (name, value) in &options.settings {
-        transcode = match (name.as_str(), value.as_str()) {
-            ("weights", "bf16") => Transcode::Bf16,
-            ("weights", "int8") => Transcode::Int8,
+        match (name.as_str(), value.as_str()) {
+            ("weights", "bf16") => settings.transcode = Transcode::Bf16,
+            ("weights", "int8") => settings.transcode = Transcode::Int8,
             ("weights", other) => {
-                return Err(Error::invalid(format!("weights={other}: bf16 and int8 are possible")));
+                let forms = WEIGHT_FORMS.join(" and ");
+                return Err(Error::invalid(format!("weights={other}: {forms} are possible")));
+            }
+            ("operators", "fused") => settings.fused = true,
+            ("operators", "composed") => settings.fused = false,
+            ("operators", other) => {
+                let message = format!("operators={other}: fused and composed are possible");
+                return Err(Error::invalid(message));
             }
             _ => return Err(Error::invalid(format!("an Ascend device has no setting {name}"))),
-        };
+        }
     }
-    Ok(transcode)
+    Ok(settings)
 }
 
 struct AscendDevice {
-    info: DeviceInfo,
     runtime: Arc<Runtime>,
     queues: AtomicU32,
     transcode: Transcode,
+    /// Of the runtime's interface.
+    version: String,
 }
 
 /// Operators take any number of operands; a plan is bounded by streams and host memory.
@@ -135,7 +162,7 @@ const LIMITS: Limits = Limits { binding_bytes_max: 1 << 40, bindings_max: 64, pl
 
 impl Device for AscendDevice {
     fn info(&self) -> &DeviceInfo {
-        &self.info
+        &self.runtime.info
     }
 
     fn limits(&self) -> &Limits {
@@ -143,7 +170,7 @@ impl Device for AscendDevice {
     }
 
     fn supports(&self, op: &Op) -> bool {
-        table::entry(op, self.runtime.soc).is_some()
+        table::entry(op, &self.runtime).is_some()
     }
 
     fn weight_support(&self, spec: &WeightSpec) -> WeightSupport {
@@ -187,7 +214,11 @@ impl Device for AscendDevice {
             (false, Transcode::Bf16) => "bf16",
             (false, Transcode::Int8) => "int8",
         };
-        format!("ascend {:?} composed, weights {weights}", self.runtime.soc)
+        let has = |operator: &&Operator| self.runtime.has(**operator);
+        let fused: Vec<String> =
+            Operator::FUSED.iter().filter(has).map(|operator| format!("+{operator:?}")).collect();
+        let (soc, version) = (self.runtime.soc, &self.version);
+        format!("ascend {soc:?} {version} composed{}, weights {weights}", fused.concat())
     }
 }
 

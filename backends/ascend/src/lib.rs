@@ -3,12 +3,15 @@
 //! Nobody has run this on an NPU. It is verified against `tests/acl-sim`, our own strict simulator of the
 //! ABI, and against the vendor's headers; `docs/ascend.md` says what that proves and what it does not.
 //!
-//! Every op is a composition of ordinary operators (`record/`), recorded once per plan as calls with
-//! addresses that never move, so that a plan can be captured. It refuses what it cannot do by name when
-//! a model opens: `table.rs` is the one list of what it can.
+//! Every op is a composition of ordinary operators, here and there of one of the vendor's fused ones
+//! (`record/`), recorded once per plan as calls with addresses that never move, so that a plan can be
+//! captured. It refuses what it cannot do by name when a model opens: `table.rs` is the one list of what
+//! it can.
 
 mod communicator;
 mod device;
+mod event;
+mod field;
 mod load;
 mod memory;
 mod objects;
@@ -19,9 +22,10 @@ mod runtime;
 pub mod sys;
 mod table;
 mod tape;
+mod timing;
 mod view;
 mod weight;
 
 pub use communicator::AscendCommunicator;
-pub use device::AscendBackend;
+pub use device::{AscendBackend, WEIGHT_FORMS};
 pub use load::Search;

@@ -23,6 +23,8 @@ pub struct Search {
     pub toolkit: Option<PathBuf>,
     /// One library that stands for all of them: the simulator.
     pub only: Option<PathBuf>,
+    /// The vendor's variables that are set, for `doctor`: names and values.
+    pub environment: Vec<(String, String)>,
 }
 
 /// Built-in operator libraries: one in older releases, by family in newer ones. Custom packages are not
@@ -127,7 +129,7 @@ impl Libraries {
         let base = unsafe { Nnopbase::from_library(base) }.map_err(|error| error.to_string())?;
         complete("libnnopbase.so", &objects(&base))?;
         let mut notes = Vec::new();
-        let operators = operators(search)?;
+        let operators = operators(search, &mut notes)?;
         let hccl = search.open("libhccl.so").map_err(|why| {
             notes.push(format!("{why}; one device works without, several do not"));
         });
@@ -139,14 +141,15 @@ impl Libraries {
 
 /// Runtime symbols that are missing; all are required.
 fn runtime(acl: &Acl) -> Vec<&'static str> {
-    missing!(acl, aclInit aclFinalize aclrtGetVersion aclrtGetSocName aclrtGetDeviceCount aclrtSetDevice
-        aclrtResetDevice aclrtCreateContext aclrtDestroyContext aclrtSetCurrentContext
-        aclrtCtxSetSysParamOpt aclrtGetMemInfo aclrtCreateStreamWithConfig aclrtDestroyStream
-        aclrtSynchronizeStream aclrtSynchronizeStreamWithTimeout aclrtSetStreamFailureMode
-        aclrtCreateEventExWithFlag aclrtDestroyEvent aclrtRecordEvent aclrtStreamWaitEvent
-        aclrtQueryEventStatus aclrtSynchronizeEventWithTimeout aclrtMalloc aclrtFree aclrtMallocHost
-        aclrtFreeHost aclrtMemcpy aclrtMemcpyAsync aclrtMemset aclmdlRICaptureBegin aclmdlRICaptureEnd
-        aclmdlRIExecuteAsync aclmdlRIDestroy)
+    missing!(acl, aclInit aclFinalize aclrtGetVersion aclrtGetSocName aclrtGetDeviceCount
+        aclrtSetDevice aclrtResetDevice aclrtCreateContext aclrtDestroyContext
+        aclrtSetCurrentContext aclrtCtxSetSysParamOpt aclrtGetMemInfo aclrtCreateStreamWithConfig
+        aclrtDestroyStream aclrtSynchronizeStream aclrtSynchronizeStreamWithTimeout
+        aclrtSetStreamFailureMode aclrtCreateEventExWithFlag aclrtDestroyEvent aclrtRecordEvent
+        aclrtStreamWaitEvent aclrtQueryEventStatus aclrtSynchronizeEventWithTimeout
+        aclrtEventElapsedTime aclrtMalloc aclrtFree aclrtMallocHost aclrtFreeHost aclrtMemcpy
+        aclrtMemcpyAsync aclrtMemset aclmdlRICaptureBegin aclmdlRICaptureEnd aclmdlRIExecuteAsync
+        aclmdlRIDestroy)
 }
 
 /// Object symbols that are missing; all are required.
@@ -156,8 +159,8 @@ fn objects(base: &Nnopbase) -> Vec<&'static str> {
         aclSetAclOpExecutorRepeatable aclDestroyAclOpExecutor)
 }
 
-/// Operators from whichever built-in library has them.
-fn operators(search: &Search) -> Result<Operators, String> {
+/// Operators from whichever built-in library has them. A missing fused one is a note.
+fn operators(search: &Search, notes: &mut Vec<String>) -> Result<Operators, String> {
     let mut operators = Operators::default();
     let mut failures = Vec::new();
     for file in OPERATOR_LIBRARIES {
@@ -170,12 +173,18 @@ fn operators(search: &Search) -> Result<Operators, String> {
         }
     }
     let lacks = |operator: &&Operator| !operators.has(**operator);
-    let missing: Vec<&str> =
-        Operator::ALL.iter().filter(lacks).map(|operator| operator.symbols().1).collect();
+    let missing: Vec<Operator> = Operator::ALL.iter().filter(lacks).copied().collect();
     if missing.len() == Operator::ALL.len() {
         return Err(failures.join("; "));
     }
-    complete("the operator libraries (libopapi*.so)", &missing)?;
+    let (fused, needed): (Vec<Operator>, Vec<Operator>) =
+        missing.into_iter().partition(|operator| Operator::FUSED.contains(operator));
+    let needed: Vec<&str> = needed.iter().map(|operator| operator.symbols().1).collect();
+    complete("the operator libraries (libopapi*.so)", &needed)?;
+    for operator in fused {
+        let name = operator.symbols().1;
+        notes.push(format!("{name} is in no operator library: ordinary operators do its work"));
+    }
     Ok(operators)
 }
 
@@ -185,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_missing_library_names_every_path_that_was_tried() {
-        let search = Search { toolkit: Some("/nowhere/cann".into()), only: None };
+        let search = Search { toolkit: Some("/nowhere/cann".into()), ..Search::default() };
         let error = Libraries::open(&search).err().expect("no CANN lies in /nowhere");
         for part in ["libascendcl.so", "/nowhere/cann/lib64/libascendcl.so", "tried"] {
             assert!(error.contains(part), "{error}");

@@ -103,6 +103,7 @@ impl Objects {
                 let tensor = self.tensor(view, temp);
                 Raw::T(self.made(tensor, Object::Tensor)?)
             }
+            Arg::NoView => Raw::T(ptr::null()),
             Arg::Views(views) => {
                 let tensors: Vec<*const aclTensor> =
                     views.iter().map(|view| self.tensor(view, temp).cast_const()).collect();

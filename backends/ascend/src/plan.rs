@@ -1,14 +1,18 @@
 //! Plans: a program as calls with fixed addresses, owning memory, descriptors and executors.
 //!
-//! Phase one of every call runs here, so what an operator refuses is an error of compiling. Submitting
-//! is phase two alone, or a replay of the captured graph.
+//! Phase one of every call runs here, so what an operator refuses is an error of compiling; a fused
+//! operator that refuses gives way to its composition. Submitting is phase two alone, or a replay of the
+//! captured graph. A plan that measures runs eagerly.
 
 use std::any::Any;
+use std::ops::Range;
 use std::ptr;
 use std::sync::{Arc, Mutex};
 
 use hal::capture::{Capturable, Capture};
-use hal::{CompileOptions, Error, Mode, Plan, PlanStats, Profile, Program, Result};
+use hal::{
+    CompileOptions, Error, ErrorKind, Mode, Plan, PlanStats, Profile, Program, Result, Site,
+};
 
 use crate::communicator::Exchange;
 use crate::memory::{DeviceMemory, memory_of};
@@ -17,11 +21,19 @@ use crate::runtime::{Runtime, lock};
 use crate::sys::acl::{aclmdlRI, aclmdlRICaptureMode, aclrtStream};
 use crate::table;
 use crate::tape::{Item, Tape};
+use crate::timing::Timing;
 
 /// One thing a plan does, in order.
 enum Step {
     Call(Prepared),
     Exchange(Exchange),
+}
+
+/// The steps of one op.
+pub(crate) struct Span {
+    pub(crate) site: Site,
+    pub(crate) op: &'static str,
+    steps: Range<usize>,
 }
 
 /// A compiled program.
@@ -39,6 +51,8 @@ struct Inner {
     capture: Capture,
     /// Declared before the memory it writes to: dropped first.
     steps: Vec<Step>,
+    spans: Vec<Span>,
+    timing: Option<Timing>,
     graph: aclmdlRI,
     workspace: DeviceMemory,
     _temp: DeviceMemory,
@@ -60,19 +74,19 @@ impl AscendPlan {
         runtime: &Arc<Runtime>,
     ) -> Result<AscendPlan> {
         runtime.alive()?;
-        if options.profile == Profile::Ops {
-            return Err(Error::unsupported("ascend: op timings are not measured yet"));
-        }
         let mut tape = Tape::new(runtime);
         for node in program.nodes() {
             let at = |error: Error| error.context(format!("{} {}", node.site, node.op.name()));
             operands_are_ours(&node.op, runtime).map_err(at)?;
-            tape.begin();
-            let entry = table::entry(&node.op, runtime.soc);
+            let entry = table::entry(&node.op, runtime);
             let entry = entry.ok_or_else(|| at(Error::unsupported("no composition for it")))?;
             (entry.record)(&mut tape, &node.op).map_err(at)?;
+            tape.end(node);
         }
-        let inner = prepare(tape, options.mode, runtime)?;
+        let mut inner = prepare(tape, options.mode, runtime)?;
+        if options.profile == Profile::Ops {
+            inner.timing = Timing::new(runtime, inner.spans.len())?;
+        }
         let stats = PlanStats {
             launches: inner.steps.len() as u32,
             workspace_bytes: inner.workspace.bytes + inner._temp.bytes,
@@ -89,6 +103,9 @@ impl AscendPlan {
     /// Enqueues one run on `stream`. The context is bound.
     pub(crate) fn run(&self, stream: aclrtStream) -> Result<()> {
         let mut inner = lock(&self.inner);
+        if inner.timing.is_some() {
+            return inner.run_timed(stream, &self.runtime);
+        }
         let mut capture = std::mem::take(&mut inner.capture);
         let mut issue = Issue { inner: &mut inner, runtime: &self.runtime, stream };
         let ran = match issue.inner.mode {
@@ -97,6 +114,40 @@ impl AscendPlan {
         };
         inner.capture = capture;
         ran
+    }
+
+    /// A submission has passed.
+    pub(crate) fn passed(&self) {
+        let Inner { timing, spans, .. } = &mut *lock(&self.inner);
+        if let Some(timing) = timing {
+            timing.deliver(spans);
+        }
+    }
+}
+
+impl Inner {
+    /// Enqueues these steps.
+    fn issue(&mut self, steps: Range<usize>, stream: aclrtStream, runtime: &Runtime) -> Result<()> {
+        let workspace = self.workspace.address;
+        for step in &mut self.steps[steps] {
+            match step {
+                Step::Call(call) => call.run(workspace, stream, runtime)?,
+                Step::Exchange(exchange) => exchange.run(stream, runtime)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Enqueues one run with a mark behind every op.
+    fn run_timed(&mut self, stream: aclrtStream, runtime: &Runtime) -> Result<()> {
+        let Inner { timing, spans, .. } = self;
+        timing.as_mut().expect("asked by the caller").begin(spans, stream)?;
+        for number in 0..self.spans.len() {
+            self.issue(self.spans[number].steps.clone(), stream, runtime)?;
+            let timing = self.timing.as_ref().expect("as above");
+            timing.mark(number + 1, stream)?;
+        }
+        Ok(())
     }
 }
 
@@ -118,29 +169,55 @@ fn operands_are_ours(op: &hal::Op, runtime: &Arc<Runtime>) -> Result<()> {
 fn prepare(tape: Tape, mode: Mode, runtime: &Arc<Runtime>) -> Result<Inner> {
     let temp = DeviceMemory::new("scratch of a plan", tape.temp_bytes, runtime)?;
     runtime.bind()?;
-    let mut steps = Vec::with_capacity(tape.items.len());
-    let mut workspace_bytes = 0;
-    for item in tape.items {
-        steps.push(match item {
-            Item::Call(call) => {
-                let prepared = Prepared::new(&call, temp.address, runtime)?;
-                workspace_bytes = workspace_bytes.max(prepared.workspace_bytes);
-                Step::Call(prepared)
-            }
-            Item::Exchange(exchange) => Step::Exchange(exchange),
-        });
+    let mut steps = Vec::new();
+    let mut spans = Vec::with_capacity(tape.pieces.len());
+    for piece in tape.pieces {
+        let first = steps.len();
+        prepare_items(piece.items, temp.address, runtime, &mut steps)
+            .map_err(|error| error.context(format!("{} {}", piece.site, piece.op)))?;
+        spans.push(Span { site: piece.site, op: piece.op, steps: first..steps.len() });
     }
+    let wanted = |step: &Step| match step {
+        Step::Call(call) => call.workspace_bytes,
+        Step::Exchange(_) => 0,
+    };
+    let workspace_bytes = steps.iter().map(wanted).max().unwrap_or(0);
     let workspace = DeviceMemory::new("workspace of a plan", workspace_bytes, runtime)?;
     let graph = ptr::null_mut();
     Ok(Inner {
         mode,
         capture: Capture::new(),
         steps,
+        spans,
+        timing: None,
         graph,
         workspace,
         _temp: temp,
         _tables: tape.tables,
     })
+}
+
+/// Phase one of everything.
+fn prepare_items(
+    items: Vec<Item>,
+    temp: u64,
+    runtime: &Runtime,
+    steps: &mut Vec<Step>,
+) -> Result<()> {
+    for item in items {
+        match item {
+            Item::Call(call) => steps.push(Step::Call(Prepared::new(&call, temp, runtime)?)),
+            Item::Exchange(exchange) => steps.push(Step::Exchange(exchange)),
+            Item::Either(fused, otherwise) => match Prepared::new(&fused, temp, runtime) {
+                Ok(prepared) => steps.push(Step::Call(prepared)),
+                Err(error) if error.kind() == ErrorKind::Driver => {
+                    prepare_items(otherwise, temp, runtime, steps)?;
+                }
+                Err(error) => return Err(error),
+            },
+        }
+    }
+    Ok(())
 }
 
 impl Plan for AscendPlan {
@@ -172,14 +249,8 @@ impl Capturable for Issue<'_> {
     }
 
     fn issue(&mut self) -> Result<()> {
-        let workspace = self.inner.workspace.address;
-        for step in &mut self.inner.steps {
-            match step {
-                Step::Call(call) => call.run(workspace, self.stream, self.runtime)?,
-                Step::Exchange(exchange) => exchange.run(self.stream, self.runtime)?,
-            }
-        }
-        Ok(())
+        let all = 0..self.inner.steps.len();
+        self.inner.issue(all, self.stream, self.runtime)
     }
 
     fn end(&mut self) -> Result<()> {

@@ -7,71 +7,15 @@ use std::collections::VecDeque;
 use std::mem;
 use std::ptr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hal::{Error, ErrorKind, HostSlot, Plan, Point, Queue, Result, Tensor, check_transfer};
 
+use crate::event::Event;
 use crate::memory::memory_of;
 use crate::plan::AscendPlan;
 use crate::runtime::{Runtime, lock};
-use crate::sys::acl::{self, aclrtEvent, aclrtEventRecordedStatus, aclrtMemcpyKind, aclrtStream};
-
-/// Longest single wait in the driver; longer ones are repeated.
-const WAIT_MS_MAX: u128 = 60_000;
-
-/// An event, shared between the timeline and whoever waits.
-struct Event {
-    runtime: Arc<Runtime>,
-    raw: aclrtEvent,
-}
-
-// SAFETY: events may be waited for from any thread with the context bound.
-unsafe impl Send for Event {}
-// SAFETY: as above.
-unsafe impl Sync for Event {}
-
-impl Event {
-    fn new(runtime: &Arc<Runtime>) -> Result<Event> {
-        let mut raw = ptr::null_mut();
-        // SAFETY: a place to write to.
-        let code =
-            unsafe { runtime.acl().aclrtCreateEventExWithFlag(&mut raw, acl::ACL_EVENT_SYNC) };
-        runtime.check(code, "aclrtCreateEventExWithFlag")?;
-        Ok(Event { runtime: Arc::clone(runtime), raw })
-    }
-
-    fn has_passed(&self) -> Result<bool> {
-        let mut status = aclrtEventRecordedStatus::ACL_EVENT_RECORDED_STATUS_NOT_READY;
-        // SAFETY: the event is alive; a place to write to.
-        let code = unsafe { self.runtime.acl().aclrtQueryEventStatus(self.raw, &mut status) };
-        self.runtime.check(code, "aclrtQueryEventStatus")?;
-        Ok(status == aclrtEventRecordedStatus::ACL_EVENT_RECORDED_STATUS_COMPLETE)
-    }
-
-    fn wait(&self, timeout: Duration) -> Result<()> {
-        let begin = Instant::now();
-        loop {
-            let left = timeout.saturating_sub(begin.elapsed()).as_millis().clamp(1, WAIT_MS_MAX);
-            // SAFETY: the event is alive: we hold it.
-            let code = unsafe {
-                self.runtime.acl().aclrtSynchronizeEventWithTimeout(self.raw, left as i32)
-            };
-            match self.runtime.check(code, "waiting for the device") {
-                Err(error) if error.kind() == ErrorKind::Timeout && begin.elapsed() < timeout => {}
-                done => return done,
-            }
-        }
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        if self.runtime.bind().is_ok() {
-            // SAFETY: destroyed once, under its context.
-            unsafe { self.runtime.acl().aclrtDestroyEvent(self.raw) };
-        }
-    }
-}
+use crate::sys::acl::{self, aclrtMemcpyKind, aclrtStream};
 
 /// What a submission uses: a plan, or a tensor with a slot.
 #[derive(Default)]
@@ -79,6 +23,16 @@ struct Keep {
     plan: Option<Arc<dyn Plan>>,
     tensor: Option<Tensor>,
     slot: Option<HostSlot>,
+}
+
+/// Lets go of what has passed, without the lines' lock: times are delivered, memory is freed.
+fn settle(kept: Vec<Keep>) {
+    for keep in &kept {
+        let plan = keep.plan.as_ref().and_then(|plan| plan.as_any().downcast_ref::<AscendPlan>());
+        if let Some(plan) = plan {
+            plan.passed();
+        }
+    }
 }
 
 /// A submission that may not have passed.
@@ -169,10 +123,7 @@ impl AscendQueue {
         for point in after.iter().filter(|point| point.queue != self.number) {
             let line = lines.get(&point.queue);
             if let Some(flight) = line.and_then(|line| line.event_for(point.value)) {
-                // SAFETY: stream and event are alive; the wait is for the event's last record.
-                let code =
-                    unsafe { runtime.acl().aclrtStreamWaitEvent(self.stream, flight.event.raw) };
-                runtime.check(code, "aclrtStreamWaitEvent")?;
+                flight.event.hold(self.stream)?;
             }
         }
         let line = lines.get_mut(&self.number).expect("inserted in `new`");
@@ -188,7 +139,7 @@ impl AscendQueue {
         let value = line.last;
         line.flights.push_back(Flight { value, event, keep });
         drop(lines);
-        drop(passed);
+        settle(passed);
         Ok(Point { queue: self.number, value })
     }
 
@@ -197,11 +148,9 @@ impl AscendQueue {
         let runtime = &self.runtime;
         let event = match line.spare.pop() {
             Some(event) => event,
-            None => Arc::new(Event::new(runtime)?),
+            None => Arc::new(Event::new(runtime, acl::ACL_EVENT_SYNC)?),
         };
-        // SAFETY: both are alive.
-        let code = unsafe { runtime.acl().aclrtRecordEvent(event.raw, self.stream) };
-        runtime.check(code, "aclrtRecordEvent")?;
+        event.record(self.stream)?;
         Ok(event)
     }
 
@@ -281,7 +230,7 @@ impl Queue for AscendQueue {
         let kept = line.reap()?;
         let passed = point.passed(line.done);
         drop(lines);
-        drop(kept);
+        settle(kept);
         Ok(passed)
     }
 
@@ -331,7 +280,8 @@ impl Drop for AscendQueue {
         }
         let line = lock(&self.runtime.lines).remove(&self.number);
         // Events, plans and memory go before the stream.
-        drop(mem::take(&mut line.unwrap_or_default().flights));
+        let flights = mem::take(&mut line.unwrap_or_default().flights);
+        settle(flights.into_iter().map(|flight| flight.keep).collect());
         if self.runtime.bind().is_ok() {
             // SAFETY: destroyed once, idle, under its context.
             unsafe { self.runtime.acl().aclrtDestroyStream(self.stream) };

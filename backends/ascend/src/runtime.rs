@@ -8,13 +8,15 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_char};
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use hal::{Error, ErrorKind, MemoryReport, Result};
+use hal::{DeviceInfo, Error, ErrorKind, MemoryReport, OpenOptions, Result, Sink};
 
 use crate::load::{Libraries, Search};
 use crate::memory::DeviceMemory;
 use crate::queue::Line;
 use crate::sys::acl::{self, aclSysParamOpt};
+use crate::sys::operators::Operator;
 
 /// Generations of the hardware that matter to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,6 +146,13 @@ impl Drop for Driver {
 pub(crate) struct Runtime {
     pub(crate) driver: Arc<Driver>,
     pub(crate) soc: Soc,
+    pub(crate) info: DeviceInfo,
+    /// Where op timings go.
+    pub(crate) sink: Option<Arc<dyn Sink>>,
+    /// Begin of the device's clock.
+    pub(crate) begin: Instant,
+    /// Whether the vendor's fused operators are used.
+    fused: bool,
     device: i32,
     context: acl::aclrtContext,
     limit_bytes: u64,
@@ -175,7 +184,12 @@ fn context(driver: &Driver, device: i32) -> Result<acl::aclrtContext> {
 
 impl Runtime {
     /// Makes a context on device `ordinal`, in deterministic and position-independent arithmetic.
-    pub(crate) fn open(driver: &Arc<Driver>, ordinal: u32) -> Result<Runtime> {
+    pub(crate) fn open(
+        driver: &Arc<Driver>,
+        ordinal: u32,
+        options: &OpenOptions,
+        fused: bool,
+    ) -> Result<Runtime> {
         let device = ordinal as i32;
         let acl = &driver.libraries.acl;
         // SAFETY: the number was taken from the device count.
@@ -194,6 +208,10 @@ impl Runtime {
         let mut runtime = Runtime {
             driver: Arc::clone(driver),
             soc,
+            info: DeviceInfo { backend: "ascend", name, ordinal, memory_bytes: 0 },
+            sink: options.sink.clone(),
+            begin: Instant::now(),
+            fused,
             device,
             context,
             limit_bytes: 0,
@@ -211,15 +229,17 @@ impl Runtime {
             driver.check(code, &format!("aclrtCtxSetSysParamOpt, {name}"))?;
         }
         runtime.limit_bytes = driver.memory_info()?.1;
+        runtime.info.memory_bytes = runtime.limit_bytes;
         Ok(runtime)
+    }
+
+    /// Whether a fused operator may be used: it is there, and nobody asked to do without.
+    pub(crate) fn has(&self, operator: Operator) -> bool {
+        self.fused && self.driver.libraries.operators.has(operator)
     }
 
     pub(crate) fn acl(&self) -> &acl::Acl {
         &self.driver.libraries.acl
-    }
-
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        self.limit_bytes
     }
 
     pub(crate) fn report(&self) -> MemoryReport {

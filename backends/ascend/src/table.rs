@@ -1,14 +1,14 @@
-//! The one list of what this device can do: Tier 0 as compositions of ordinary operators, and the
-//! collectives.
+//! The one list of what this device can do: Tier 0 as compositions of ordinary operators, the
+//! collectives, and what the vendor's fused operators do.
 //!
 //! `supports` and `compile` both take the first entry that fits. `fits` looks at dtypes, widths, codecs
-//! and the generation of the hardware, never at the number of rows.
+//! and what the opened device has, never at the number of rows.
 
 use hal::{Op, Result, RowCodec, Tensor};
 
 use crate::communicator;
-use crate::record::{attend, codec, matmul, mix, rows, select};
-use crate::runtime::Soc;
+use crate::record::{attend, codec, matmul, mix, route, rows, select};
+use crate::runtime::Runtime;
 use crate::tape::Tape;
 
 /// One way to run an op.
@@ -16,7 +16,7 @@ pub(crate) struct Entry {
     /// The op, as in `Op::name`.
     op: &'static str,
     /// Dtypes, codecs and widths it takes.
-    fits: fn(&Op, Soc) -> bool,
+    fits: fn(&Op, &Runtime) -> bool,
     /// Writes the composition onto the tape.
     pub(crate) record: fn(&mut Tape, &Op) -> Result<()>,
 }
@@ -49,6 +49,7 @@ static TABLE: &[Entry] = &[
     exchange("all_gather"),
     exchange("reduce_scatter"),
     exchange("all_to_all"),
+    Entry { op: "route", fits: route::fits, record: route::route },
 ];
 
 /// A coded row whose bf16 tail begins at an odd byte has no composition.
@@ -63,8 +64,8 @@ fn codecs_fit(op: &Op) -> bool {
 }
 
 /// The entry that runs `op`, if any.
-pub(crate) fn entry(op: &Op, soc: Soc) -> Option<&'static Entry> {
-    TABLE.iter().find(|entry| entry.op == op.name() && (entry.fits)(op, soc))
+pub(crate) fn entry(op: &Op, runtime: &Runtime) -> Option<&'static Entry> {
+    TABLE.iter().find(|entry| entry.op == op.name() && (entry.fits)(op, runtime))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use hal::{Result, Tensor};
+use hal::{Node, Result, Site, Tensor};
 
 use crate::communicator::Exchange;
 use crate::memory::{DeviceMemory, memory_of};
@@ -21,6 +21,7 @@ const PIECE_ALIGN_BYTES: u64 = 64;
 #[derive(Clone, Debug)]
 pub(crate) enum Arg {
     View(View),
+    NoView,
     Views(Vec<View>),
     NoViews,
     Scalar(Element, f64),
@@ -44,12 +45,22 @@ pub(crate) struct Call {
 pub(crate) enum Item {
     Call(Call),
     Exchange(Exchange),
+    /// A fused operator; where its phase one refuses the operands, the calls that do its work.
+    Either(Call, Vec<Item>),
+}
+
+/// What one op of the program wrote.
+pub(crate) struct Piece {
+    pub(crate) site: Site,
+    pub(crate) op: &'static str,
+    pub(crate) items: Vec<Item>,
 }
 
 /// The tape of one plan.
 pub(crate) struct Tape {
     pub(crate) runtime: Arc<Runtime>,
-    pub(crate) items: Vec<Item>,
+    pub(crate) pieces: Vec<Piece>,
+    items: Vec<Item>,
     used_bytes: u64,
     /// Scratch of the op that needs most.
     pub(crate) temp_bytes: u64,
@@ -70,6 +81,7 @@ impl Tape {
     pub(crate) fn new(runtime: &Arc<Runtime>) -> Tape {
         Tape {
             runtime: Arc::clone(runtime),
+            pieces: Vec::new(),
             items: Vec::new(),
             used_bytes: 0,
             temp_bytes: 0,
@@ -77,9 +89,11 @@ impl Tape {
         }
     }
 
-    /// The next op begins: scratch is free again.
-    pub(crate) fn begin(&mut self) {
+    /// What was written since the last end is the work of `node`; scratch is free again.
+    pub(crate) fn end(&mut self, node: &Node) {
         self.used_bytes = 0;
+        let items = std::mem::take(&mut self.items);
+        self.pieces.push(Piece { site: node.site, op: node.op.name(), items });
     }
 
     /// Bytes of scratch in use, to come back to with [`Tape::rewind`].
@@ -95,6 +109,28 @@ impl Tape {
     pub(crate) fn push(&mut self, operator: Operator, args: Vec<Arg>) {
         debug_assert_eq!(operator.kinds().len(), args.len(), "{operator:?}");
         self.items.push(Item::Call(Call { operator, args }));
+    }
+
+    /// A collective.
+    pub(crate) fn exchange(&mut self, exchange: Exchange) {
+        self.items.push(Item::Exchange(exchange));
+    }
+
+    /// A fused operator where the device takes it, and where it does not, what `compose` writes. Both
+    /// write the same views.
+    pub(crate) fn prefer(
+        &mut self,
+        operator: Operator,
+        args: Vec<Arg>,
+        compose: impl FnOnce(&mut Tape) -> Result<()>,
+    ) -> Result<()> {
+        debug_assert_eq!(operator.kinds().len(), args.len(), "{operator:?}");
+        let before = std::mem::take(&mut self.items);
+        let composed = compose(self);
+        let otherwise = std::mem::replace(&mut self.items, before);
+        composed?;
+        self.items.push(Item::Either(Call { operator, args }, otherwise));
+        Ok(())
     }
 
     /// Scratch.

@@ -148,6 +148,14 @@ impl View {
         view
     }
 
+    /// Element `index` of dimension `at`, which goes away.
+    pub(crate) fn at(&self, at: usize, index: i64) -> View {
+        let mut view = self.slice(at, index, 1);
+        view.dims.remove(at);
+        view.strides.remove(at);
+        view
+    }
+
     /// Every `step`-th element of the last dimension, from `first` on.
     pub(crate) fn every(&self, first: i64, step: i64) -> View {
         let last = self.dims.len() - 1;

@@ -1,5 +1,5 @@
 //! Collectives between devices of one process: every form gives what its definition says on 1, 2 and 4
-//! simulated devices, eagerly and replayed.
+//! simulated devices of every generation, eagerly and replayed.
 
 mod common;
 
@@ -13,7 +13,7 @@ use hal::{
     Profile, Queue, QueueKind, RowCodec, Shape, Tensor,
 };
 
-use common::Sim;
+use common::{SOCS, Sim};
 
 const WIDTH: u32 = 6;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -114,8 +114,9 @@ fn check(ranks: &[Rank], (name, build, expect): (&str, Build, Expect)) {
 
 #[test]
 fn collectives_give_what_their_definitions_say() {
-    for size in [1, 2, 4] {
-        let sim = Sim::new(1, size);
+    let sizes = SOCS.into_iter().flat_map(|(_, soc)| [1, 2, 4].map(|size| (soc, size)));
+    for (soc, size) in sizes {
+        let sim = Sim::new(soc, size);
         let backend = sim.backend();
         let ordinals: Vec<u32> = (0..size).collect();
         let ends = backend.communicators(&ordinals).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hal::{
     Buffer, BufferDesc, CompileOptions, DType, Device, HostSlot, MemoryKind, Plan, Program, Queue,
-    RowCodec, Shape, Tensor,
+    RowCodec, Shape, Tensor, WeightSpec, WeightSupport,
 };
 
 use super::ModelOptions;
@@ -46,10 +46,22 @@ pub fn budget(
     };
     let config = checkpoint.config();
     let context = u64::from(capacity.sequence_pages) * u64::from(PAGE_TOKENS);
-    let weights = checkpoint.inspection().size.bytes_main;
+    let weights = kept_bytes(device, checkpoint);
     let mut need = Need::new(config, weights, storage, (capacity.slots, context), capacity.rows);
     need.pages = u64::from(capacity.pages) * StateBytes::new(config, storage).page();
     Ok(require(&need, info.memory_bytes, &info.name)?)
+}
+
+/// Bytes of the weights in the encodings the device keeps them in.
+fn kept_bytes(device: &dyn Device, checkpoint: &Checkpoint) -> u64 {
+    let stored = checkpoint.inspection().size.bytes_main;
+    checkpoint.quantised().fold(stored, |bytes, spec| match device.weight_support(&spec) {
+        WeightSupport::Transcoded(encoding) => {
+            let before = spec.size_bytes();
+            (bytes + WeightSpec { encoding, ..spec }.size_bytes()).saturating_sub(before)
+        }
+        WeightSupport::Native | WeightSupport::Absent(_) => bytes,
+    })
 }
 
 /// Plans and the memory they share.

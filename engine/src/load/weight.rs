@@ -156,6 +156,26 @@ impl Checkpoint {
     }
 }
 
+impl Checkpoint {
+    /// What the quantised matrices of the main layers are, tensor by tensor, from the headers alone.
+    /// Whatever is stacked when it is loaded, their bytes add up.
+    pub fn quantised(&self) -> impl Iterator<Item = WeightSpec> + '_ {
+        let main = |key: &&Key| key.part == Part::Codes && !matches!(key.block, Block::Mtp(_));
+        self.places.keys().filter(main).filter_map(|key| {
+            let (_, entry) = self.entry(key).ok()?;
+            let encoding = encoding_of(&self.config, entry.dtype);
+            if matches!(encoding, Encoding::Plain(_)) {
+                return None;
+            }
+            let Form { rows, cols, encoding } = form(entry, encoding);
+            let batch = &entry.shape[..entry.shape.len().saturating_sub(2)];
+            let groups = batch.iter().product::<u64>() as u32;
+            let name = entry.name.as_str().into();
+            Some(WeightSpec { name, groups, rows, cols, segment_rows: rows, encoding })
+        })
+    }
+}
+
 /// What all segments of a weight have in common.
 #[derive(Clone, Copy, PartialEq)]
 struct Form {

@@ -77,6 +77,10 @@ pub struct ServeOptions {
     /// Instruction set of the CPU backend: scalar, avx2, avx512 [default: the best there is]
     #[arg(long, value_name = "ISA")]
     pub isa: Option<String>,
+    /// What FP8 and FP4 weights become on an NPU without such numbers: bf16, int8 [default: the more
+    /// accurate that fits]
+    #[arg(long, value_name = "FORM")]
+    pub weights: Option<String>,
     /// File with a key on each line; the variable HADAL_API_KEY adds one
     #[arg(long, value_name = "FILE", env = "HADAL_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
@@ -138,6 +142,7 @@ impl ServeOptions {
             numerics: self.numerics.or(lower.numerics),
             threads: self.threads.or(lower.threads),
             isa: self.isa.or(lower.isa),
+            weights: self.weights.or(lower.weights),
             api_key_file: self.api_key_file.or(lower.api_key_file),
             insecure_no_key: self.insecure_no_key || lower.insecure_no_key,
             cors: self.cors.or(lower.cors),
@@ -160,6 +165,7 @@ impl ServeOptions {
             numerics: self.numerics.unwrap_or(Numerics::Served),
             threads: self.threads,
             isa: self.isa.clone(),
+            weights: self.weights.clone(),
         }
     }
 }

@@ -24,6 +24,8 @@ pub unsafe extern "C" fn aclmdlRICaptureBegin(
     call(|| {
         let mut machine = enter(NAME)?;
         let stream = stream_of(&mut machine, stream, NAME)?;
+        let wrong = machine.order.strikes(Mutation::WrongCaptureMode);
+        let mode = if wrong { aclmdlRICaptureMode(mode.0 + 7) } else { mode };
         if mode.0 > 2 || machine.streams[&stream].recording.is_some() {
             return Err(refuse(&mut machine, CAPTURE, format!("{NAME} twice, or mode {}", mode.0)));
         }
@@ -91,6 +93,9 @@ pub unsafe extern "C" fn aclmdlRIExecuteAsync(graph: aclmdlRI, stream: aclrtStre
 pub unsafe extern "C" fn aclmdlRIDestroy(graph: aclmdlRI) -> aclError {
     call(|| {
         let mut machine = enter("aclmdlRIDestroy")?;
+        if machine.order.strikes(Mutation::LeakedGraph) {
+            return Ok(());
+        }
         match machine.graphs.remove(&graph.addr()) {
             Some(_) => Ok(()),
             None => Err(refuse(&mut machine, HANDLE, "no such graph".into())),

@@ -8,16 +8,17 @@ use backend_ascend::sys::acl::{aclDataType, aclFormat, aclrtStream};
 use backend_ascend::sys::nnopbase::aclOpExecutor;
 use backend_ascend::sys::operators::{Operator, Raw};
 
-use crate::machine::{Machine, Object, POISON, Scalar, Soc, Span, Tensor, lock};
+use crate::machine::{Machine, Object, POISON, Scalar, Soc, Span, Tensor, lock, read_unwritten};
 use crate::mutation::Mutation;
 use crate::numerics;
 use crate::rules;
-use crate::runtime::{FAILURE, current, enter, refuse, stream_of};
+use crate::runtime::{FAILURE, current, enter, fail, refuse, stream_of};
 use crate::stream::{Task, launch};
 use crate::view::{View, bits};
 
 const NULL: i32 = 161_001;
 pub const INVALID: i32 = 161_002;
+const NOT_INSTALLED: i32 = 561_112;
 /// Descriptors want their data at multiples of this.
 const DATA_ALIGN: u64 = 32;
 
@@ -33,6 +34,8 @@ pub enum Param {
     Float(f64),
     Bool(bool),
     Dtype(aclDataType),
+    /// An optional tensor that was not given.
+    Absent,
 }
 
 /// What phase one made.
@@ -114,6 +117,7 @@ fn param(
 ) -> Result<Param, (i32, String)> {
     let writes = matches!(kind, 'O' | 'C' | 'M');
     Ok(match *raw {
+        Raw::T(pointer) if kind == 'N' && pointer.is_null() => Param::Absent,
         Raw::T(pointer) => Param::Tensor(tensor(machine, pointer.addr(), device, handles)?, writes),
         Raw::L(pointer) if pointer.is_null() => Param::List(None, writes),
         Raw::L(pointer) => {
@@ -155,6 +159,9 @@ pub unsafe fn plan(
     let made = || -> Result<(), i32> {
         let mut machine = enter(name)?;
         let (_, device) = current(&mut machine, name)?;
+        if machine.absent == Some(operator) {
+            return Err(fail(NOT_INSTALLED, &format!("{name}: the kernels are not installed")));
+        }
         let mut raw = raw.to_vec();
         mistaken(&mut machine, operator, &mut raw);
         let mut handles = Vec::new();
@@ -165,7 +172,7 @@ pub unsafe fn plan(
             .map(|pair| param(&machine, pair, device, &mut handles))
             .collect();
         let checked = params.and_then(|params| {
-            rules::check(operator, &params)
+            rules::check(operator, &params, machine.soc)
                 .map(|bytes| (params, bytes))
                 .map_err(|text| (INVALID, text))
         });
@@ -196,6 +203,29 @@ fn mistaken(machine: &mut Machine, operator: Operator, raw: &mut [Raw]) {
     }
     if operator == Operator::Sort && machine.order.strikes(Mutation::UnstableSort) {
         raw[1] = Raw::Y(false);
+    }
+    if raw.len() > 2 && machine.order.strikes(Mutation::OtherSignature) {
+        let pointer = |raw: &Raw| match *raw {
+            Raw::T(pointer) => Some(pointer.addr()),
+            Raw::S(pointer) => Some(pointer.addr()),
+            Raw::A(pointer) => Some(pointer.addr()),
+            Raw::L(pointer) => Some(pointer.addr()),
+            _ => None,
+        };
+        // Another package puts the first object behind the others.
+        let mut objects: Vec<usize> = raw.iter().filter_map(pointer).collect();
+        objects.rotate_left(1);
+        let mut objects = objects.into_iter().map(std::ptr::without_provenance);
+        for one in raw.iter_mut() {
+            let mut next = || objects.next().expect("as many as were taken");
+            match one {
+                Raw::T(pointer) => *pointer = next(),
+                Raw::S(pointer) => *pointer = next().cast(),
+                Raw::A(pointer) => *pointer = next().cast(),
+                Raw::L(pointer) => *pointer = next().cast(),
+                _ => {}
+            }
+        }
     }
     if operator == Operator::Matmul && machine.order.strikes(Mutation::LowPrecision) {
         raw[3] = Raw::B(1);
@@ -238,6 +268,16 @@ pub fn run(
         let launched = launch(&mut machine, stream, task);
         if bytes > 0 && machine.order.strikes(Mutation::EarlyFree) {
             machine.free(address, false);
+        }
+        let operand = found.params.iter().find_map(|param| match param {
+            Param::Tensor(tensor, false) => Some(tensor.data),
+            _ => None,
+        });
+        if let Some(operand) = operand
+            && machine.order.strikes(Mutation::FreedOperand)
+        {
+            let block = machine.find(operand, 0).map(|span| span.block.address);
+            machine.free(block.unwrap_or(operand), false);
         }
         let once = !found.repeatable.load(Ordering::Relaxed);
         if once && machine.order.strikes(Mutation::RunTwice) {
@@ -298,7 +338,12 @@ fn task(
         if let Some(scratch) = &scratch {
             scratch.write(&vec![POISON; (scratch.range.1 - scratch.range.0) as usize]);
         }
-        numerics::run(operator, &params, &operands)
+        read_unwritten();
+        numerics::run(operator, &params, &operands)?;
+        match read_unwritten() {
+            true => Err("it reads memory that nobody wrote".to_owned()),
+            false => Ok(()),
+        }
     };
     Ok(Task { what, spans, body: Arc::new(body) })
 }

@@ -6,11 +6,12 @@ use std::ptr;
 use std::slice;
 use std::sync::{Arc, Condvar, Mutex};
 
-use backend_ascend::sys::acl::aclrtStream;
+use backend_ascend::sys::acl::{aclDataType, aclrtStream};
 use backend_ascend::sys::hccl::*;
 use half::{bf16, f16};
 
-use crate::machine::{Span, lock};
+use crate::machine::{Span, lock, read_unwritten};
+use crate::mutation::Mutation;
 use crate::runtime::{enter, refuse, stream_of};
 use crate::stream::{FOREVER, Task, launch};
 
@@ -186,6 +187,10 @@ fn collect(
     let Collective { name, sent, received, result } = collective;
     let Ok(mut machine) = enter(name) else { return HcclResult::HCCL_E_RUNTIME };
     let Ok(stream) = stream_of(&mut machine, stream, name) else { return HcclResult::HCCL_E_PTR };
+    let dtype = match machine.order.strikes(Mutation::WrongCollectiveType) {
+        true => HcclDataType(aclDataType::ACL_FLOAT.0 as u32),
+        false => dtype,
+    };
     let end = machine.groups.get(&comm.addr()).cloned();
     let device = machine.streams[&stream].device;
     let (Some(end), Some(size)) = (end.filter(|end| end.device == device), size_of(dtype)) else {
@@ -205,7 +210,12 @@ fn collect(
     let spans = vec![(source.clone(), false), (target.clone(), true)];
     let body = move || {
         let what = format!("{name} of {sent} elements of type {}", dtype.0);
-        let all = end.hall.meet(end.rank, what, source.read())?;
+        read_unwritten();
+        let own = source.read();
+        if read_unwritten() {
+            return Err("it sends bytes that nobody wrote".to_owned());
+        }
+        let all = end.hall.meet(end.rank, what, own)?;
         target.write(&result(&all, end.rank, dtype, size as usize));
         Ok(())
     };

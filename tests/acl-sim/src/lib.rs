@@ -6,11 +6,31 @@
 //! the families' definitions, not from the backend. It tests our reading of the documents, no more: it
 //! knows nothing of the hardware's arithmetic, tiling, memory limits or speed.
 //!
-//! `ACL_SIM_SOC` (`910b`, `910c`, `950`) chooses the hardware for a program that knows nothing of it; tests
-//! call `acl_sim_configure`.
+//! `ACL_SIM_SOC` (`910b`, `910c`, `950`) and `ACL_SIM_MEMORY_BYTES` choose the hardware for a program that
+//! knows nothing of it, and `ACL_SIM_REPORT` a file for what it does wrong; tests call functions.
 //!
-//! Not simulated: processes (ranks are devices of one process), formats other than ND, the vendor's fused
-//! operators. What is not simulated is refused, never imitated.
+//! Bytes know whether they were written: a task that reads others fails. Pinned blocks end in guard bytes,
+//! device blocks in a gap of addresses.
+//!
+//! Not simulated: processes (ranks are devices of one process), formats other than ND, fused operators
+//! other than the two the backend uses. What is not simulated is refused, never imitated.
+//!
+//! Functions of another signature than the vendor's do not compile against the bindings; this is how
+//! `tests/types.rs` compares all of them:
+//!
+//! ```
+//! # use backend_ascend::sys::acl::Acl;
+//! fn pair(library: &Acl) -> usize {
+//!     [library.aclrtFree.as_ref().ok().copied(), Some(acl_sim::runtime::aclrtFree as _)].len()
+//! }
+//! ```
+//!
+//! ```compile_fail
+//! # use backend_ascend::sys::acl::Acl;
+//! fn pair(library: &Acl) -> usize {
+//!     [library.aclrtFree.as_ref().ok().copied(), Some(acl_sim::runtime::aclrtMalloc as _)].len()
+//! }
+//! ```
 #![allow(
     non_snake_case,
     clippy::missing_safety_doc,
@@ -34,6 +54,7 @@ mod view;
 
 use std::ffi::c_char;
 
+use backend_ascend::sys::operators::Operator;
 use machine::{Soc, machine};
 
 /// Chooses the hardware: 0 910B, 1 910C, 2 950; how many devices, how much memory each. Before `aclInit`.
@@ -56,6 +77,13 @@ pub extern "C" fn acl_sim_fail_in(calls: u64) {
 pub extern "C" fn acl_sim_mutate(number: u32, calls: u64) {
     let mutation = mutation::ALL.get(number as usize).copied();
     machine().order = mutation::Order(mutation.map(|mutation| (mutation, calls)));
+}
+
+/// Phase one of operator `number` of the table answers as where its kernels are not installed; of none if
+/// there is no such number.
+#[unsafe(no_mangle)]
+pub extern "C" fn acl_sim_remove(number: u32) {
+    machine().absent = Operator::ALL.get(number as usize).copied();
 }
 
 /// 1 while an ordered mistake was not made yet.

@@ -1,5 +1,7 @@
 //! The simulated machine: what exists, what happened before what, what was done wrong.
 //!
+//! Memory knows which of its bytes were written: a task that reads others fails, poison or not.
+//!
 //! Device addresses are numbers no process can follow (bit 55 is set), so a host that dereferences one
 //! faults, and a host pointer given as a device pointer is found by its range. Memory lies in vectors of
 //! the simulator. Order is tracked by vector clocks: every task has a place on its stream, events carry
@@ -8,10 +10,16 @@
 //!
 //! Whatever is wrong is written down, and the call that did it answers with the vendor's code.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Write;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use backend_ascend::sys::acl::{aclDataType, aclFormat};
+use backend_ascend::sys::operators::Operator;
 
 use crate::mutation::Order;
 use crate::stream::{Body, StreamState};
@@ -61,13 +69,50 @@ struct Use {
     what: String,
 }
 
+/// Bytes that know whether they were written.
+#[derive(Default)]
+pub struct Cells {
+    bytes: Vec<u8>,
+    /// 0 where nobody wrote.
+    written: Vec<u8>,
+}
+
+thread_local! {
+    /// Whether this thread's task read bytes that nobody wrote.
+    static UNWRITTEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a read since the last call met bytes that nobody wrote.
+pub fn read_unwritten() -> bool {
+    UNWRITTEN.with(|flag| flag.replace(false))
+}
+
+impl Cells {
+    fn new(size: u64) -> Cells {
+        Cells { bytes: vec![POISON; size as usize], written: vec![0; size as usize] }
+    }
+
+    /// These bytes; that some were never written is remembered for the task.
+    pub fn read(&self, range: Range<usize>) -> &[u8] {
+        if self.written[range.clone()].contains(&0) {
+            UNWRITTEN.with(|flag| flag.set(true));
+        }
+        &self.bytes[range]
+    }
+
+    pub fn write(&mut self, first: usize, from: &[u8]) {
+        self.bytes[first..first + from.len()].copy_from_slice(from);
+        self.written[first..first + from.len()].fill(1);
+    }
+}
+
 /// A block of device memory, or of pinned host memory (whose bytes are the host's).
 pub struct Block {
     pub address: u64,
     pub size: u64,
     /// Device it belongs to; none of pinned memory.
     pub device: Option<i32>,
-    pub bytes: Mutex<Vec<u8>>,
+    pub cells: Mutex<Cells>,
     pub freed: Mutex<bool>,
     uses: Mutex<Vec<Use>>,
 }
@@ -145,10 +190,14 @@ pub struct Machine {
     /// What the host knows to be done.
     pub host: Clock,
     pub violations: Vec<String>,
+    /// A file that gets every violation, a line each.
+    report: Option<PathBuf>,
     /// Calls until one fails by order of a test.
     pub fail_in: Option<u64>,
     /// A mistake by order of a test.
     pub order: Order,
+    /// An operator that answers, by order of a test, as one whose kernels are not installed.
+    pub absent: Option<Operator>,
 }
 
 static MACHINE: LazyLock<Mutex<Machine>> = LazyLock::new(|| Mutex::new(Machine::new()));
@@ -171,7 +220,11 @@ impl Machine {
                 _ => Soc::A2,
             },
             device_count: 1,
-            memory_bytes: 4 << 30,
+            memory_bytes: std::env::var("ACL_SIM_MEMORY_BYTES")
+                .ok()
+                .and_then(|bytes| bytes.parse().ok())
+                .unwrap_or(4 << 30),
+            report: std::env::var_os("ACL_SIM_REPORT").map(PathBuf::from),
             initialised: false,
             next: 0,
             next_address: FIRST_ADDRESS,
@@ -188,12 +241,25 @@ impl Machine {
             violations: Vec::new(),
             fail_in: None,
             order: Order::default(),
+            absent: None,
         }
     }
 
     /// Writes down what is wrong.
     pub fn violation(&mut self, what: impl Into<String>) {
-        self.violations.push(what.into());
+        let what = what.into();
+        self.note_down(&what);
+        self.violations.push(what);
+    }
+
+    /// Adds a line to the report, if there is to be one; what cannot be written is on standard error.
+    pub fn note_down(&self, line: &str) {
+        let Some(path) = &self.report else { return };
+        let file = File::options().create(true).append(true).open(path);
+        let written = file.and_then(|mut file| writeln!(file, "{line}"));
+        if let Err(error) = written {
+            eprintln!("{}: {error}: {line}", path.display());
+        }
     }
 
     /// A new handle: never null, never an address, never used twice.
@@ -207,21 +273,21 @@ impl Machine {
         let address = self.next_address;
         // A gap follows every block: what runs past its end is found.
         self.next_address += (size + 4096).next_multiple_of(4096);
-        self.insert(address, size, Some(device), vec![POISON; size as usize]);
+        self.insert(address, size, Some(device), Cells::new(size));
         address
     }
 
     /// Registers pinned host memory.
     pub fn pin(&mut self, address: u64, size: u64) {
-        self.insert(address, size, None, Vec::new());
+        self.insert(address, size, None, Cells::default());
     }
 
-    fn insert(&mut self, address: u64, size: u64, device: Option<i32>, bytes: Vec<u8>) {
+    fn insert(&mut self, address: u64, size: u64, device: Option<i32>, cells: Cells) {
         let block = Block {
             address,
             size,
             device,
-            bytes: Mutex::new(bytes),
+            cells: Mutex::new(cells),
             freed: Mutex::new(false),
             uses: Mutex::new(Vec::new()),
         };
@@ -258,7 +324,7 @@ impl Machine {
         };
         self.blocks.remove(&address);
         *lock(&block.freed) = true;
-        lock(&block.bytes).fill(POISON);
+        lock(&block.cells).bytes.fill(POISON);
         if let Some(device) = block.device {
             *self.used_bytes.entry(device).or_default() -= block.size;
         }
@@ -339,13 +405,12 @@ impl Machine {
 
 impl Span {
     pub fn read(&self) -> Vec<u8> {
-        let bytes = lock(&self.block.bytes);
-        bytes[self.range.0 as usize..self.range.1 as usize].to_vec()
+        lock(&self.block.cells).read(self.range.0 as usize..self.range.1 as usize).to_vec()
     }
 
     pub fn write(&self, from: &[u8]) {
-        let mut bytes = lock(&self.block.bytes);
-        bytes[self.range.0 as usize..self.range.1 as usize].copy_from_slice(from);
+        debug_assert_eq!(from.len() as u64, self.range.1 - self.range.0);
+        lock(&self.block.cells).write(self.range.0 as usize, from);
     }
 
     /// A task that does nothing to it but fill it.

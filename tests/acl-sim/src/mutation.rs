@@ -47,10 +47,26 @@ pub enum Mutation {
     LowPrecision,
     /// Memory is never freed.
     LeakedMemory,
+    /// An operator is given its objects in another package's order.
+    OtherSignature,
+    /// An operand is freed right after phase two.
+    FreedOperand,
+    /// The host writes behind the end of pinned memory.
+    HostOverrun,
+    /// Memory that is read is never filled.
+    DroppedMemset,
+    /// An event to be waited for is made for measuring.
+    WrongEventFlag,
+    /// A capture begins in a mode there is not.
+    WrongCaptureMode,
+    /// A captured graph is never destroyed.
+    LeakedGraph,
+    /// A collective is told the operators' number of a type.
+    WrongCollectiveType,
 }
 
 /// All of them, by number.
-pub const ALL: [Mutation; 21] = [
+pub const ALL: [Mutation; 29] = [
     Mutation::DroppedWait,
     Mutation::DroppedRecord,
     Mutation::ShortWorkspace,
@@ -72,6 +88,14 @@ pub const ALL: [Mutation; 21] = [
     Mutation::UnstableSort,
     Mutation::LowPrecision,
     Mutation::LeakedMemory,
+    Mutation::OtherSignature,
+    Mutation::FreedOperand,
+    Mutation::HostOverrun,
+    Mutation::DroppedMemset,
+    Mutation::WrongEventFlag,
+    Mutation::WrongCaptureMode,
+    Mutation::LeakedGraph,
+    Mutation::WrongCollectiveType,
 ];
 
 /// The mistake that is ordered, and how many calls of its kind come before it.

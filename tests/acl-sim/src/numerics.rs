@@ -69,6 +69,8 @@ pub fn run(operator: Operator, params: &[Param], t: &[View]) -> Result<(), Strin
         Operator::Sort => sort(params, t),
         Operator::Matmul | Operator::BatchMatMul => product(params, t),
         Operator::GroupedMatmulV5 => return grouped(t),
+        Operator::MhcPost => mhc_post(t),
+        Operator::MoeGatingTopKV2 => gating(params, t),
     }
     Ok(())
 }
@@ -293,7 +295,7 @@ fn transposed(b: &[f64], k: usize, n: usize) -> Vec<f64> {
     out
 }
 
-/// Rows behind the last end stay as they are.
+/// Rows behind the last end hold anything: here no number.
 fn grouped(t: &[View]) -> Result<(), String> {
     let [x, weight, ends, out] = t else { return Err("other operands than the rules saw".into()) };
     let (groups, k, n) = (weight.dims[0], weight.dims[1], weight.dims[2]);
@@ -312,8 +314,46 @@ fn grouped(t: &[View]) -> Result<(), String> {
     let group_of = gemm::oracle::group_of(x.dims[0], groups, Some(&offsets));
     let values = gemm::oracle::matmul(&x.read(), k, &matrices, &group_of);
     let total = *offsets.last().expect("begins with 0") as usize;
-    let mut all = out.read();
+    let mut all = vec![f64::NAN; out.count()];
     all[..total * n].copy_from_slice(&values[..total * n]);
     out.write(&all);
     Ok(())
+}
+
+/// Streams mixed by the residual's matrix, and the block's output spread over them.
+fn mhc_post(t: &[View]) {
+    let (streams, width) = (t[0].dims[1], t[0].dims[2]);
+    let beside = |rows: &View, last: &View, size: usize| -> Vec<f64> {
+        let (rows, last) = (rows.read(), last.read());
+        let each = rows.len() / (last.len() / size).max(1);
+        rows.chunks(each.max(1)).zip(last.chunks(size)).flat_map(|(a, b)| [a, b].concat()).collect()
+    };
+    let x = beside(&t[0], &t[2], width);
+    let mixer = beside(&t[1], &t[3], streams);
+    t[4].write(&rows::oracle::mix(&x, &mixer, streams + 1, width, streams));
+}
+
+/// Scores, the largest of score and bias, and their shares. Equal scores come in the order of experts.
+fn gating(params: &[Param], t: &[View]) {
+    let numbers: Vec<f64> = params
+        .iter()
+        .filter_map(|param| if let Param::Float(value) = param { Some(*value) } else { None })
+        .collect();
+    let (factor, epsilon) = (numbers[0], numbers[1]);
+    let (count, k) = (t[0].dims[1], t[2].dims[1]);
+    let score = |&x: &f64| f64::from(Expression::SqrtSoftplus.value(&[x]) as f32);
+    let scores: Vec<f64> = t[0].read().iter().map(score).collect();
+    let bias = t[1].read();
+    let (mut shares, mut experts) = (Vec::new(), Vec::new());
+    for row in scores.chunks(count) {
+        let keys: Vec<f32> = row.iter().zip(&bias).map(|(s, b)| *s as f32 + *b as f32).collect();
+        let chosen = index::oracle::top_k(&keys, k);
+        let total: f64 = chosen.iter().map(|&expert| row[expert as usize]).sum();
+        let share = |&expert: &i32| row[expert as usize] / (total + epsilon) * factor;
+        shares.extend(chosen.iter().map(share));
+        experts.extend(chosen.iter().map(|&expert| f64::from(expert)));
+    }
+    t[2].write(&shares);
+    t[3].write(&experts);
+    t[4].write(&scores);
 }

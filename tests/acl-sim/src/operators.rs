@@ -19,6 +19,9 @@ macro_rules! raw {
     (M, $value:expr) => {
         Raw::L($value)
     };
+    (N, $value:expr) => {
+        Raw::T($value)
+    };
     ($kind:ident, $value:expr) => {
         Raw::$kind($value)
     };

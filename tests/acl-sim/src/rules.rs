@@ -5,7 +5,7 @@ use backend_ascend::sys::acl::aclDataType;
 use backend_ascend::sys::operators::Operator;
 
 use crate::executor::Param;
-use crate::machine::Tensor;
+use crate::machine::{Soc, Tensor};
 
 type Types = &'static [aclDataType];
 
@@ -93,7 +93,7 @@ fn ints(params: &[Param]) -> Vec<i64> {
 }
 
 /// Checks the operands; gives the bytes of workspace.
-pub fn check(operator: Operator, params: &[Param]) -> Result<u64, String> {
+pub fn check(operator: Operator, params: &[Param], soc: Soc) -> Result<u64, String> {
     let t = tensors(params);
     match operator {
         Operator::Abs | Operator::Neg => unary(&t, NUMBERS, None)?,
@@ -135,6 +135,8 @@ pub fn check(operator: Operator, params: &[Param]) -> Result<u64, String> {
         }
         Operator::Matmul | Operator::BatchMatMul => product(operator, &t, params)?,
         Operator::GroupedMatmulV5 => grouped(params)?,
+        Operator::MhcPost => mhc_post(&t)?,
+        Operator::MoeGatingTopKV2 => gating(&t, params, soc)?,
     }
     scalars(params)?;
     Ok(workspace(operator, params, &t))
@@ -154,6 +156,8 @@ fn workspace(operator: Operator, params: &[Param], t: &[&Tensor]) -> u64 {
             | Operator::ScatterNdUpdate
             | Operator::Softmax
             | Operator::RmsNorm
+            | Operator::MhcPost
+            | Operator::MoeGatingTopKV2
     );
     match strided || listed || heavy {
         true => WORKSPACE_BASE + (elements as u64 * 4).next_multiple_of(512),
@@ -310,4 +314,43 @@ fn grouped(params: &[Param]) -> Result<(), String> {
     ensure(is_dense(x) && is_dense(out) && is_dense(ends), || "operands with gaps".into())?;
     let form = ints(params);
     ensure(form == [3, 0, 0, 0] || form == [2, 0, 0, 0], || format!("form {form:?}"))
+}
+
+/// Streams and widths of the hyper-connection operator: four, multiples of 128.
+fn mhc_post(t: &[&Tensor]) -> Result<(), String> {
+    let [x, residual, y, post, out] = t else { return Err("five tensors are due".into()) };
+    typed("x", x, &[F16, BF16])?;
+    same_type(x, y)?;
+    same_type(x, out)?;
+    typed("residual", residual, &[F32])?;
+    typed("post", post, &[F32])?;
+    let [n, streams, width] = x.dims[..] else { return Err(format!("x is {:?}", x.dims)) };
+    ensure(streams == 4 && width % 128 == 0, || format!("{streams} streams of {width}"))?;
+    shaped("residual", residual, &[n, streams, streams])?;
+    shaped("y", y, &[n, width])?;
+    shaped("post", post, &[n, streams])?;
+    shaped("out", out, &[n, streams, width])
+}
+
+/// The gating operator without groups and without a table of tokens.
+fn gating(t: &[&Tensor], params: &[Param], soc: Soc) -> Result<(), String> {
+    let [x, bias, shares, experts, normed] = t else {
+        return Err("only the form with a bias and without a table is simulated".into());
+    };
+    typed("x", x, FLOATS)?;
+    typed("bias", bias, FLOATS)?;
+    same_type(x, shares)?;
+    typed("experts", experts, &[I32])?;
+    typed("normed", normed, &[F32])?;
+    let [n, count] = x.dims[..] else { return Err(format!("x is {:?}", x.dims)) };
+    let form = ints(params);
+    let [k, 1, 1, 0 | 1, _, norm] = form[..] else { return Err(format!("form {form:?}")) };
+    ensure(norm == 2, || format!("normType {norm} is not simulated"))?;
+    ensure(soc == Soc::A5, || "normType 2 is the 950's alone".into())?;
+    ensure((1..=count).contains(&k), || format!("{k} of {count} experts"))?;
+    ensure((count as u64).next_multiple_of(32) <= 2048, || format!("{count} experts"))?;
+    shaped("bias", bias, &[count])?;
+    shaped("shares", shares, &[n, k])?;
+    shaped("experts", experts, &[n, k])?;
+    shaped("normed", normed, &x.dims)
 }

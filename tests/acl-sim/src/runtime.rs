@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use backend_ascend::sys::acl::*;
 
-use crate::machine::{EventState, Machine, Soc, Span, machine};
+use crate::machine::{EventState, Machine, Soc, Span, machine, read_unwritten};
 use crate::mutation::Mutation;
 use crate::stream::{FOREVER, StreamState, Task, launch};
 
@@ -37,6 +37,9 @@ const DEFAULT_CONTEXT: usize = 0x100;
 const STREAMS_MAX: usize = 1984;
 /// Every block begins at a multiple of this.
 const HOST_ALIGN: usize = 64;
+/// Bytes behind every pinned block that nobody may touch, and what they hold.
+const GUARD_BYTES: usize = 64;
+const GUARD: u8 = 0xa5;
 
 thread_local! {
     static CURRENT: Cell<usize> = const { Cell::new(0) };
@@ -152,6 +155,7 @@ pub unsafe extern "C" fn aclInit(_config: *const c_char) -> aclError {
         return fail(ACL_ERROR_REPEAT_INITIALIZE, "aclInit twice");
     }
     machine.initialised = true;
+    machine.note_down("initialised");
     0
 }
 
@@ -349,7 +353,7 @@ pub unsafe extern "C" fn aclrtFree(pointer: *mut c_void) -> aclError {
 }
 
 fn host_layout(size: usize) -> Layout {
-    Layout::from_size_align(size, HOST_ALIGN).expect("sizes of tests are small")
+    Layout::from_size_align(size + GUARD_BYTES, HOST_ALIGN).expect("sizes of tests are small")
 }
 
 #[unsafe(no_mangle)]
@@ -362,6 +366,8 @@ pub unsafe extern "C" fn aclrtMallocHost(pointer: *mut *mut c_void, size: usize)
         }
         // SAFETY: the layout is not empty.
         let memory = unsafe { alloc(host_layout(size)) };
+        // SAFETY: the layout has these bytes behind `size`.
+        unsafe { ptr::write_bytes(memory.add(size), GUARD, GUARD_BYTES) };
         machine.pin(memory.addr() as u64, size as u64);
         // SAFETY: the caller gives a place to write to.
         unsafe { pointer.write(memory.cast()) };
@@ -374,6 +380,19 @@ pub unsafe extern "C" fn aclrtFreeHost(pointer: *mut c_void) -> aclError {
     call(|| {
         let mut machine = enter("aclrtFreeHost")?;
         let size = machine.find(pointer.addr() as u64, 0).map_or(0, |span| span.block.size);
+        if size > 0 {
+            // SAFETY: the block is alive; its guard lies behind it.
+            let guard = unsafe {
+                let first = pointer.cast::<u8>().add(size as usize);
+                if machine.order.strikes(Mutation::HostOverrun) {
+                    first.write(0);
+                }
+                std::slice::from_raw_parts(first, GUARD_BYTES)
+            };
+            if guard.iter().any(|&byte| byte != GUARD) {
+                machine.violation("somebody wrote behind the end of pinned memory");
+            }
+        }
         if !machine.free(pointer.addr() as u64, true) {
             return Err(fail(FAILURE, "aclrtFreeHost of memory in use or unknown"));
         }
@@ -421,6 +440,9 @@ pub unsafe extern "C" fn aclrtMemset(
         not_recording(&mut machine, "aclrtMemset")?;
         if count > room {
             return Err(refuse(&mut machine, PARAM, format!("{count} > {room}")));
+        }
+        if machine.order.strikes(Mutation::DroppedMemset) {
+            return Ok(());
         }
         let span = device_bytes(&mut machine, target, count, device, "aclrtMemset")?;
         by_the_host(&mut machine, &span, true, "aclrtMemset")?;
@@ -491,8 +513,12 @@ pub unsafe extern "C" fn aclrtMemcpyAsync(
                 Ok(())
             }),
             false => Arc::new(move || {
+                read_unwritten();
                 bytes.write(&span.read());
-                Ok(())
+                match read_unwritten() {
+                    true => Err("it brings bytes that nobody wrote".to_owned()),
+                    false => Ok(()),
+                }
             }),
         };
         let what = if writes { "a copy to the device" } else { "a copy to the host" };
@@ -602,6 +628,8 @@ pub unsafe extern "C" fn aclrtCreateEventExWithFlag(
     call(|| {
         let mut machine = enter("aclrtCreateEventExWithFlag")?;
         current(&mut machine, "aclrtCreateEventExWithFlag")?;
+        let wrong = machine.order.strikes(Mutation::WrongEventFlag);
+        let flags = if wrong { ACL_EVENT_TIME_LINE } else { flags };
         let handle = machine.handle();
         machine.events.insert(handle, EventState { flags, ..EventState::default() });
         // SAFETY: the caller gives a place to write to.
@@ -719,6 +747,31 @@ pub unsafe extern "C" fn aclrtSynchronizeEventWithTimeout(
             Some(Ok(())) => {}
         }
         crate::machine::machine().host.join(&found.clock);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aclrtEventElapsedTime(
+    ms: *mut f32,
+    start: aclrtEvent,
+    end: aclrtEvent,
+) -> aclError {
+    const NAME: &str = "aclrtEventElapsedTime";
+    call(|| {
+        let mut machine = enter(NAME)?;
+        let (from, to) = (event_of(&mut machine, start, NAME)?, event_of(&mut machine, end, NAME)?);
+        not_recording(&mut machine, NAME)?;
+        if (from.flags & to.flags) & ACL_EVENT_TIME_LINE == 0 || from.stream != to.stream {
+            let text = format!("{NAME}: events of two streams, or not made for measuring");
+            return Err(refuse(&mut machine, PARAM, text));
+        }
+        let passed = |event: &EventState| event.record.as_ref().and_then(|mark| mark.reached_at());
+        let (Some(from), Some(to)) = (passed(&from), passed(&to)) else {
+            return Err(refuse(&mut machine, PARAM, format!("{NAME}: an event has not passed")));
+        };
+        // SAFETY: the caller gives a place to write to.
+        unsafe { ms.write(to.saturating_duration_since(from).as_secs_f32() * 1e3) };
         Ok(())
     })
 }

@@ -23,18 +23,23 @@ pub struct Task {
 /// A place in a stream's sequence that others wait for.
 #[derive(Default)]
 pub struct Mark {
-    state: Mutex<Option<Result<(), String>>>,
+    state: Mutex<Option<(Instant, Result<(), String>)>>,
     reached: Condvar,
 }
 
 impl Mark {
     fn reach(&self, outcome: Result<(), String>) {
-        *lock(&self.state) = Some(outcome);
+        *lock(&self.state) = Some((Instant::now(), outcome));
         self.reached.notify_all();
     }
 
     pub fn is_reached(&self) -> bool {
         lock(&self.state).is_some()
+    }
+
+    /// When it was reached.
+    pub fn reached_at(&self) -> Option<Instant> {
+        lock(&self.state).as_ref().map(|(when, _)| *when)
     }
 
     /// Waits; `None` if time runs out.
@@ -46,7 +51,7 @@ impl Mark {
             let waited = self.reached.wait_timeout(state, left);
             state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
-        state.clone()
+        state.as_ref().map(|(_, outcome)| outcome.clone())
     }
 }
 

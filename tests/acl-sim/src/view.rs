@@ -100,18 +100,18 @@ impl View {
     /// The elements' bytes, one after the other. Types of less than a byte have no such form.
     pub fn raw(&self) -> Vec<u8> {
         let size = self.bits() / 8;
-        let bytes = lock(&self.block.bytes);
+        let cells = lock(&self.block.cells);
         let mut out = Vec::with_capacity(self.count() * size);
-        self.runs(|at, run| out.extend_from_slice(&bytes[at * size..(at + run) * size]));
+        self.runs(|at, run| out.extend_from_slice(cells.read(at * size..(at + run) * size)));
         out
     }
 
     pub fn put_raw(&self, from: &[u8]) {
         let size = self.bits() / 8;
-        let mut bytes = lock(&self.block.bytes);
+        let mut cells = lock(&self.block.cells);
         let mut done = 0;
         self.runs(|at, run| {
-            bytes[at * size..(at + run) * size].copy_from_slice(&from[done..done + run * size]);
+            cells.write(at * size, &from[done..done + run * size]);
             done += run * size;
         });
     }
@@ -119,11 +119,13 @@ impl View {
     /// The numbers.
     pub fn read(&self) -> Vec<f64> {
         if self.dtype == aclDataType::ACL_FLOAT4_E2M1 {
-            let bytes = lock(&self.block.bytes);
+            let cells = lock(&self.block.cells);
             let mut out = Vec::with_capacity(self.count());
             self.runs(|at, run| {
+                let first = at / 2;
+                let bytes = cells.read(first..(at + run).div_ceil(2));
                 out.extend((at..at + run).map(|at| {
-                    let byte = bytes[at / 2];
+                    let byte = bytes[at / 2 - first];
                     let nibble = if at.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
                     f64::from(E2M1[usize::from(nibble)])
                 }));

@@ -27,8 +27,8 @@ agree!(runtime_agrees, Acl, runtime,
     aclrtCtxSetSysParamOpt aclrtGetMemInfo aclrtCreateStreamWithConfig aclrtDestroyStream
     aclrtSynchronizeStream aclrtSynchronizeStreamWithTimeout aclrtSetStreamFailureMode
     aclrtCreateEventExWithFlag aclrtDestroyEvent aclrtRecordEvent aclrtStreamWaitEvent
-    aclrtQueryEventStatus aclrtSynchronizeEventWithTimeout aclrtMalloc aclrtFree aclrtMallocHost
-    aclrtFreeHost aclrtMemcpy aclrtMemcpyAsync aclrtMemset);
+    aclrtQueryEventStatus aclrtSynchronizeEventWithTimeout aclrtEventElapsedTime aclrtMalloc
+    aclrtFree aclrtMallocHost aclrtFreeHost aclrtMemcpy aclrtMemcpyAsync aclrtMemset);
 agree!(capture_agrees, Acl, capture,
     aclmdlRICaptureBegin aclmdlRICaptureEnd aclmdlRIExecuteAsync aclmdlRIDestroy);
 agree!(objects_agree, Nnopbase, objects,

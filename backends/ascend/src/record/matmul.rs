@@ -5,7 +5,7 @@
 //! grouped product with its list of ends on the device.
 
 use hal::op::{Matmul, RowGroups};
-use hal::{Op, Result};
+use hal::{Op, Result, Tensor, Weight};
 
 use super::matrix;
 use crate::sys::operators::Operator;
@@ -17,26 +17,38 @@ use crate::weight::{AscendWeight, raw_of};
 const DECODED_BYTES: i64 = 64 << 20;
 
 pub(crate) fn matmul(tape: &mut Tape, op: &Op) -> Result<()> {
-    let Op::Matmul(op) = op else { unreachable!("the table looked") };
-    let runtime = std::sync::Arc::clone(&tape.runtime);
-    let weight = raw_of(&op.weight, &runtime)?;
-    let out = View::rows_of(&op.out, tape.place(&op.out)?, Element::of(op.out.dtype()));
-    let x = View::rows_of(&op.x, tape.place(&op.x)?, Element::of(op.x.dtype()));
-    let element = arithmetic(weight, x.element, out.element);
-    let x = match element {
-        Element::F32 => matrix(tape, &op.x)?,
-        _ => x,
+    let Op::Matmul(Matmul { out, x, weight, groups }) = op else {
+        unreachable!("the table looked")
     };
+    let out = View::rows_of(out, tape.place(out)?, Element::of(out.dtype()));
+    product_with(tape, (x, weight), groups, &out)
+}
+
+/// `x · Wᵀ` into a view.
+pub(crate) fn product_with(
+    tape: &mut Tape,
+    (x, weight): (&Tensor, &Weight),
+    grouping: &RowGroups,
+    out: &View,
+) -> Result<()> {
+    let runtime = std::sync::Arc::clone(&tape.runtime);
     let [groups, rows, cols] =
-        [op.weight.spec().groups, op.weight.spec().rows, op.weight.spec().cols].map(i64::from);
+        [weight.spec().groups, weight.spec().rows, weight.spec().cols].map(i64::from);
+    let weight = raw_of(weight, &runtime)?;
+    let plain = View::rows_of(x, tape.place(x)?, Element::of(x.dtype()));
+    let element = arithmetic(weight, plain.element, out.element);
+    let x = match element {
+        Element::F32 => matrix(tape, x)?,
+        _ => plain,
+    };
     let columns = (DECODED_BYTES / (8 * groups * cols)).clamp(1, rows);
     for first in (0..rows).step_by(columns as usize) {
         let count = columns.min(rows - first);
         let mark = tape.mark();
         let decoded = decoded(tape, weight, first, count, element);
         let out = out.slice(1, first, count);
-        match &op.groups {
-            RowGroups::Sorted { .. } => sorted(tape, op, &x, &decoded, &out)?,
+        match grouping {
+            RowGroups::Sorted { offsets } => sorted(tape, offsets, &x, &decoded, &out)?,
             RowGroups::Cyclic if groups == 1 => dense(tape, &x, &decoded, &out),
             RowGroups::Cyclic => cyclic(tape, &x, &decoded, &out),
         }
@@ -109,8 +121,7 @@ fn cyclic(tape: &mut Tape, x: &View, weight: &View, out: &View) {
 
 /// Group g owns rows `offsets[g]..offsets[g + 1]`: the operator takes the ends. Rows behind the last are
 /// left as they come.
-fn sorted(tape: &mut Tape, op: &Matmul, x: &View, weight: &View, out: &View) -> Result<()> {
-    let RowGroups::Sorted { offsets } = &op.groups else { unreachable!("the caller looked") };
+fn sorted(tape: &mut Tape, offsets: &Tensor, x: &View, weight: &View, out: &View) -> Result<()> {
     let offsets = tape.vector(offsets)?;
     let ends = tape.cast(&offsets.slice(0, 1, weight.dim(0)), Element::I64);
     let x = tape.dense(x);

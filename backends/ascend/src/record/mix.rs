@@ -1,12 +1,72 @@
-//! Gates and mixer of a hyper-connection site.
+//! Gates and mixer of a hyper-connection site, and the sums over its streams: where one ends, by the
+//! vendor's fused operator.
 
-use hal::op::HcMix;
-use hal::{Op, Result};
+use hal::op::{HcMix, Reduce};
+use hal::{DType, Op, Result, RowCodec, Tensor};
 
-use super::matrix;
+use super::{matrix, put, values};
+use crate::runtime::Runtime;
 use crate::sys::operators::Operator;
 use crate::tape::{Arg, Tape};
 use crate::view::{Element, View};
+
+/// Streams the fused operator takes.
+const STREAMS: u32 = 4;
+/// Widths it takes are multiples of this.
+const POST_WIDTH: u32 = 128;
+
+/// `out[k] = Σ_j y[j, k] · x[j]`: x `[n, j, d]`, y f32 `[n, j, k]`.
+pub(crate) fn mixed(tape: &mut Tape, op: &Reduce, y: &Tensor) -> Result<()> {
+    if is_post(op, y, &tape.runtime) {
+        return post(tape, op, y);
+    }
+    compose(tape, op, y)
+}
+
+fn compose(tape: &mut Tape, op: &Reduce, y: &Tensor) -> Result<()> {
+    let x = values(tape, &op.x)?;
+    let x = if x.dims.len() == 2 { x.unsqueeze(2) } else { x };
+    let y = values(tape, y)?;
+    let y = if y.dims.len() == 2 { y.unsqueeze(2) } else { y };
+    let out = tape.product(&y.swap(1, 2), &x);
+    put(tape, &out, &op.out)
+}
+
+/// True for the end of a site as `aclnnMhcPost` documents it: four streams and the block's output
+/// behind them, all of one half type, the mixer f32.
+fn is_post(op: &Reduce, y: &Tensor, runtime: &Runtime) -> bool {
+    let half = [DType::Bf16, DType::F16].contains(&op.x.dtype());
+    let plain = [&op.x, y, &op.out].into_iter().all(|tensor| tensor.codec() == RowCodec::Plain);
+    let shaped = match (op.x.dims(), y.dims()) {
+        ([_, slots, width], [_, rows, columns]) => {
+            (*slots, *rows, *columns) == (STREAMS + 1, STREAMS + 1, STREAMS)
+                && width.is_multiple_of(POST_WIDTH)
+        }
+        _ => false,
+    };
+    runtime.has(Operator::MhcPost)
+        && half
+        && plain
+        && shaped
+        && op.out.dtype() == op.x.dtype()
+        && y.dtype() == DType::F32
+}
+
+fn post(tape: &mut Tape, op: &Reduce, y: &Tensor) -> Result<()> {
+    let (x, mixer) = (tape.view(&op.x)?, tape.view(y)?);
+    let s = i64::from(STREAMS);
+    let out = View::rows_of(&op.out, tape.place(&op.out)?, Element::of(op.out.dtype()));
+    let operands = [
+        x.slice(1, 0, s),
+        mixer.slice(1, 0, s),
+        x.at(1, s),
+        mixer.at(1, s),
+        // Rows of streams · width numbers, as streams.
+        out.split(1, x.dim(2)),
+    ];
+    let args = operands.map(Arg::View).to_vec();
+    tape.prefer(Operator::MhcPost, args, |tape| compose(tape, op, y))
+}
 
 pub(crate) fn hc_mix(tape: &mut Tape, op: &Op) -> Result<()> {
     let Op::HcMix(op) = op else { unreachable!("the table looked") };

@@ -7,6 +7,7 @@ pub(crate) mod attend;
 pub(crate) mod codec;
 pub(crate) mod matmul;
 pub(crate) mod mix;
+pub(crate) mod route;
 pub(crate) mod rows;
 pub(crate) mod select;
 

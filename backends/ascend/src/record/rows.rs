@@ -3,7 +3,7 @@
 use hal::op::{Gather, GatherSource, Map, MapFn, ReduceFn};
 use hal::{DType, Op, Result, RowCodec, Tensor};
 
-use super::{codec, list, matrix, put, values};
+use super::{codec, list, matrix, mix, put, values};
 use crate::sys::operators::Operator;
 use crate::tape::{Arg, Tape};
 use crate::view::{Element, View};
@@ -200,16 +200,7 @@ fn expression(tape: &mut Tape, op: &Map) -> Result<View> {
             let difference = tape.sub(x, &inputs[1]);
             tape.unary(Operator::Exp, &difference)
         }
-        MapFn::SqrtSoftplus(_) => {
-            // ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|)
-            let size = tape.unary(Operator::Abs, x);
-            let size = tape.unary(Operator::Neg, &size);
-            let power = tape.unary(Operator::Exp, &size);
-            let log = tape.unary(Operator::Log1p, &power);
-            let positive = tape.unary(Operator::Relu, x);
-            let sum = tape.add(&positive, &log);
-            tape.unary(Operator::Sqrt, &sum)
-        }
+        MapFn::SqrtSoftplus(_) => sqrt_softplus(tape, x),
         MapFn::MaskedAdd { index, .. } => {
             let sum = tape.add(x, &inputs[1]);
             let index = tape.view(index)?;
@@ -217,11 +208,7 @@ fn expression(tape: &mut Tape, op: &Map) -> Result<View> {
             let value = tape.constant(Element::F32, MASKED)?;
             tape.choose(&masked, &value, &sum)
         }
-        MapFn::Share { scale, .. } => {
-            let total = tape.adds(&inputs[1], SHARE_FLOOR);
-            let share = tape.div(x, &total);
-            tape.muls(&share, f64::from(*scale))
-        }
+        MapFn::Share { scale, .. } => share(tape, x, &inputs[1], f64::from(*scale)),
         MapFn::Swiglu { clamp, weight, .. } => {
             let clamp = f64::from(*clamp);
             let gate = tape.clamp(x, f64::from(f32::MIN), clamp);
@@ -236,6 +223,24 @@ fn expression(tape: &mut Tape, op: &Map) -> Result<View> {
         }
         other => return Err(hal::Error::unsupported(format!("map {}", other.name()))),
     })
+}
+
+/// √ln(1 + e^x), by ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|).
+pub(crate) fn sqrt_softplus(tape: &mut Tape, x: &View) -> View {
+    let size = tape.unary(Operator::Abs, x);
+    let size = tape.unary(Operator::Neg, &size);
+    let power = tape.unary(Operator::Exp, &size);
+    let log = tape.unary(Operator::Log1p, &power);
+    let positive = tape.unary(Operator::Relu, x);
+    let sum = tape.add(&positive, &log);
+    tape.unary(Operator::Sqrt, &sum)
+}
+
+/// `x / (total + a guard) · scale`.
+pub(crate) fn share(tape: &mut Tape, x: &View, total: &View, scale: f64) -> View {
+    let total = tape.adds(total, SHARE_FLOOR);
+    let share = tape.div(x, &total);
+    tape.muls(&share, scale)
 }
 
 fn page_row(tape: &mut Tape, entry: &Tensor, page: &Tensor, per: u32) -> Result<View> {
@@ -259,6 +264,9 @@ pub(crate) fn reduce(tape: &mut Tape, op: &Op) -> Result<()> {
         let mean = tape.muls(&sum, 1.0 / f64::from(op.x.width()));
         return put(tape, &mean, &op.out);
     }
+    if let ReduceFn::Mix(y) = &op.f {
+        return mix::mixed(tape, op, y);
+    }
     let x = values(tape, &op.x)?;
     let x = if x.dims.len() == 2 { x.unsqueeze(2) } else { x };
     let out = match &op.f {
@@ -268,10 +276,6 @@ pub(crate) fn reduce(tape: &mut Tape, op: &Op) -> Result<()> {
             let y = if y.dims.len() == 2 { y.unsqueeze(2) } else { y };
             let product = tape.mul(&x, &y);
             tape.sum(&product, 1)
-        }
-        ReduceFn::Mix(y) => {
-            let y = values(tape, y)?;
-            tape.product(&y.swap(1, 2), &x)
         }
         _ => tape.sum(&x, 1),
     };

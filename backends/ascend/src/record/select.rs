@@ -18,14 +18,36 @@ pub(crate) fn top_k(tape: &mut Tape, op: &Op) -> Result<()> {
     let x = matrix(tape, &op.x)?;
     let (width, k) = (x.dim(1), i64::from(op.out.width()));
     let picks = k.min(width);
+    let count = match &op.count {
+        Some(count) => Some(View::rows_of(count, tape.place(count)?, Element::I32)),
+        None => None,
+    };
+    let picked = largest(tape, &x, picks, count, op.order)?;
+    let out = View::rows_of(&op.out, tape.place(&op.out)?, Element::I32);
+    tape.store(&picked, &out.slice(1, 0, picks));
+    if k > picks {
+        tape.fill(&out.slice(1, picks, k - picks), -1.0);
+    }
+    Ok(())
+}
+
+/// Columns of the `picks` largest of the first `count` values of each row (f32 `[n, width]`), i32
+/// `[n, picks]`, -1 where there are fewer.
+pub(crate) fn largest(
+    tape: &mut Tape,
+    x: &View,
+    picks: i64,
+    count: Option<View>,
+    order: Order,
+) -> Result<View> {
+    let width = x.dim(1);
     // -0 becomes 0, a NaN the lowest.
-    let x = tape.adds(&x, 0.0);
+    let x = tape.adds(x, 0.0);
     let lowest = tape.constant(Element::F32, f64::NEG_INFINITY)?;
     let nan = tape.differ(&x, &x);
     let mut x = tape.choose(&nan, &lowest, &x);
-    let count = match &op.count {
+    let count = match count {
         Some(count) => {
-            let count = View::rows_of(count, tape.place(count)?, Element::I32);
             let column = tape.count_up(width)?;
             let counts = tape.less(&column, &count);
             x = tape.choose(&counts, &x, &lowest);
@@ -38,25 +60,25 @@ pub(crate) fn top_k(tape: &mut Tape, op: &Op) -> Result<()> {
     let picked = tape.cast(&places.slice(1, 0, picks), Element::I32);
     let number = tape.count_up(picks)?;
     let valid = tape.less(&number, &count);
-    let absent = tape.constant(Element::I32, -1.0)?;
-    let picked = match op.order {
-        Order::Value => tape.choose(&valid, &picked, &absent),
-        Order::Index => {
-            let behind = tape.constant(Element::F32, BEHIND)?;
-            let keys = tape.cast(&picked, Element::F32);
-            let keys = tape.choose(&valid, &keys, &behind);
-            let (keys, _) = tape.sort(&keys, false);
-            let late = tape.scalar(Operator::GeScalar, &keys, BEHIND);
-            let picked = tape.cast(&keys, Element::I32);
-            tape.choose(&late, &absent, &picked)
+    match order {
+        Order::Value => {
+            let absent = tape.constant(Element::I32, -1.0)?;
+            Ok(tape.choose(&valid, &picked, &absent))
         }
-    };
-    let out = View::rows_of(&op.out, tape.place(&op.out)?, Element::I32);
-    tape.store(&picked, &out.slice(1, 0, picks));
-    if k > picks {
-        tape.fill(&out.slice(1, picks, k - picks), -1.0);
+        Order::Index => ascending(tape, &picked, &valid),
     }
-    Ok(())
+}
+
+/// Picks of each row by ascending column, -1 behind them for those that are not valid.
+pub(crate) fn ascending(tape: &mut Tape, picked: &View, valid: &View) -> Result<View> {
+    let absent = tape.constant(Element::I32, -1.0)?;
+    let behind = tape.constant(Element::F32, BEHIND)?;
+    let keys = tape.cast(picked, Element::F32);
+    let keys = tape.choose(valid, &keys, &behind);
+    let (keys, _) = tape.sort(&keys, false);
+    let late = tape.scalar(Operator::GeScalar, &keys, BEHIND);
+    let picked = tape.cast(&keys, Element::I32);
+    Ok(tape.choose(&late, &absent, &picked))
 }
 
 pub(crate) fn bucket(tape: &mut Tape, op: &Op) -> Result<()> {

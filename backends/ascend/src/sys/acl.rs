@@ -4,6 +4,7 @@ pub const ACL_ERROR_RT_MEMORY_ALLOCATION: u32 = 207001;
 pub const ACL_ERROR_RT_STREAM_SYNC_TIMEOUT: u32 = 507046;
 pub const ACL_ERROR_RT_EVENT_SYNC_TIMEOUT: u32 = 507047;
 pub const ACL_EVENT_SYNC: u32 = 1;
+pub const ACL_EVENT_TIME_LINE: u32 = 8;
 pub const ACL_STREAM_FAST_LAUNCH: u32 = 1;
 pub const ACL_STREAM_FAST_SYNC: u32 = 2;
 pub type aclrtStream = *mut ::std::os::raw::c_void;
@@ -199,6 +200,14 @@ pub struct Acl {
         unsafe extern "C" fn(event: aclrtEvent, timeout: i32) -> aclError,
         ::libloading::Error,
     >,
+    pub aclrtEventElapsedTime: Result<
+        unsafe extern "C" fn(
+            ms: *mut f32,
+            startEvent: aclrtEvent,
+            endEvent: aclrtEvent,
+        ) -> aclError,
+        ::libloading::Error,
+    >,
     pub aclrtMalloc: Result<
         unsafe extern "C" fn(
             devPtr: *mut *mut ::std::os::raw::c_void,
@@ -325,6 +334,7 @@ impl Acl {
         let aclrtQueryEventStatus = __library.get(b"aclrtQueryEventStatus\0").map(|sym| *sym);
         let aclrtSynchronizeEventWithTimeout =
             __library.get(b"aclrtSynchronizeEventWithTimeout\0").map(|sym| *sym);
+        let aclrtEventElapsedTime = __library.get(b"aclrtEventElapsedTime\0").map(|sym| *sym);
         let aclrtMalloc = __library.get(b"aclrtMalloc\0").map(|sym| *sym);
         let aclrtFree = __library.get(b"aclrtFree\0").map(|sym| *sym);
         let aclrtMallocHost = __library.get(b"aclrtMallocHost\0").map(|sym| *sym);
@@ -364,6 +374,7 @@ impl Acl {
             aclrtRecordEvent,
             aclrtQueryEventStatus,
             aclrtSynchronizeEventWithTimeout,
+            aclrtEventElapsedTime,
             aclrtMalloc,
             aclrtFree,
             aclrtMallocHost,
@@ -449,6 +460,16 @@ impl Acl {
     ) -> aclError {
         (self.aclrtSynchronizeEventWithTimeout.as_ref().expect("Expected function, got error."))(
             event, timeout,
+        )
+    }
+    pub unsafe fn aclrtEventElapsedTime(
+        &self,
+        ms: *mut f32,
+        startEvent: aclrtEvent,
+        endEvent: aclrtEvent,
+    ) -> aclError {
+        (self.aclrtEventElapsedTime.as_ref().expect("Expected function, got error."))(
+            ms, startEvent, endEvent,
         )
     }
     pub unsafe fn aclrtMalloc(

@@ -4,7 +4,7 @@
 //!
 //! Kinds: `T` const aclTensor read · `O` aclTensor written · `C` const aclTensor written · `L` const
 //! aclTensorList read · `M` const aclTensorList written · `S` aclScalar · `A` aclIntArray · `I` int64 ·
-//! `B` int8 · `F` double · `Y` bool · `D` aclDataType.
+//! `B` int8 · `F` double · `Y` bool · `D` aclDataType · `N` as `T`, may be null.
 
 use std::ffi::c_void;
 
@@ -47,6 +47,11 @@ macro_rules! for_each_operator {
             LtTensor aclnnLtTensorGetWorkspaceSize aclnnLtTensor (a T, b T, out O);
             Matmul aclnnMatmulGetWorkspaceSize aclnnMatmul (a T, b T, out O, cube_math B);
             Maximum aclnnMaximumGetWorkspaceSize aclnnMaximum (a T, b T, out O);
+            MhcPost aclnnMhcPostGetWorkspaceSize aclnnMhcPost
+                (x T, residual T, y T, post T, out O);
+            MoeGatingTopKV2 aclnnMoeGatingTopKV2GetWorkspaceSize aclnnMoeGatingTopKV2
+                (x T, bias N, tokens N, token_experts N, k I, groups_chosen I, groups I, group_by I,
+                 renorm I, norm I, with_norm Y, factor F, epsilon F, shares C, experts C, normed C);
             Mul aclnnMulGetWorkspaceSize aclnnMul (a T, b T, out O);
             Muls aclnnMulsGetWorkspaceSize aclnnMuls (a T, b S, out O);
             NeTensor aclnnNeTensorGetWorkspaceSize aclnnNeTensor (a T, b T, out O);
@@ -76,6 +81,7 @@ macro_rules! for_each_operator {
 #[macro_export]
 macro_rules! operator_type {
     (T) => { *const $crate::sys::nnopbase::aclTensor };
+    (N) => { *const $crate::sys::nnopbase::aclTensor };
     (C) => { *const $crate::sys::nnopbase::aclTensor };
     (O) => { *mut $crate::sys::nnopbase::aclTensor };
     (L) => { *const $crate::sys::nnopbase::aclTensorList };
@@ -111,6 +117,9 @@ macro_rules! parameter {
     (C, $raw:expr) => {
         parameter!(T, $raw)
     };
+    (N, $raw:expr) => {
+        parameter!(T, $raw)
+    };
     (M, $raw:expr) => {
         parameter!(L, $raw)
     };
@@ -133,6 +142,9 @@ macro_rules! table {
 
         impl Operator {
             pub const ALL: &'static [Operator] = &[$(Operator::$name),*];
+
+            /// The vendor's fused V4 operators: used where they are there, never needed.
+            pub const FUSED: [Operator; 2] = [Operator::MhcPost, Operator::MoeGatingTopKV2];
 
             /// Symbols of the two phases.
             pub fn symbols(self) -> (&'static str, &'static str) {

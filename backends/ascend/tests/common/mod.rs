@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use backend_ascend::sys::operators::Operator;
 use backend_ascend::{AscendBackend, Search};
 use hal::{Backend, Device, OpenOptions};
 use libloading::Library;
@@ -59,19 +60,40 @@ impl Sim {
 
     /// The backend over it.
     pub fn backend(&self) -> AscendBackend {
-        AscendBackend::new(Search { only: Some(self.path.clone()), toolkit: None })
+        AscendBackend::new(Search { only: Some(self.path.clone()), ..Search::default() })
     }
 
     /// Device 0 of a new backend. The backend goes with its last device.
     pub fn device(&self, settings: &[(&str, &str)]) -> Arc<dyn Device> {
+        self.device_to(settings, None)
+    }
+
+    /// As [`Sim::device`], with op timings going to `sink`.
+    pub fn device_to(
+        &self,
+        settings: &[(&str, &str)],
+        sink: Option<Arc<dyn hal::Sink>>,
+    ) -> Arc<dyn Device> {
         let settings = settings.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
-        let options = OpenOptions { settings, sink: None };
+        let options = OpenOptions { settings, sink };
         self.backend().open(0, &options).expect("the simulated device opens")
     }
 
     /// The call after `calls` more fails as a device does.
     pub fn fail_in(&self, calls: u64) {
         self.call("acl_sim_fail_in", |fail: extern "C" fn(u64)| fail(calls));
+    }
+
+    /// Phase one of an operator answers as where its kernels are not installed.
+    pub fn remove(&self, operator: Operator) {
+        let number =
+            Operator::ALL.iter().position(|other| *other == operator).expect("in the table");
+        self.call("acl_sim_remove", |remove: extern "C" fn(u32)| remove(number as u32));
+    }
+
+    /// Where the library lies, for a program that loads it by itself.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
     }
 
     /// A symbol of the simulator.
