@@ -48,6 +48,7 @@ impl Bench {
             created: RELEASED_S,
             fingerprint: "fp_fuzz".to_owned(),
             secret: Secret::new([7; 32]),
+            replays: Arc::default(),
         };
         Bench { model }
     }
