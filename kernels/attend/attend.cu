@@ -22,6 +22,7 @@ struct Attend {
     Rows near, near_index;
     Rows far, far_index;  // far_index: the list, or reach
     Rows pages;
+    Rows angle;  // turns back what comes out; no rows: nothing turns
     const float* sink;
     float* partial;  // null: one block does all spans
     u32 heads, width, far_kind, per;
@@ -165,15 +166,29 @@ DEVICE void merge(Softmax* state, float* rows, Softmax other, const float* more,
     state->top = top;
 }
 
-// Divides by everything, the sink included.
-DEVICE void finish(const Attend& p, u32 row, u32 head, Softmax state, const float* rows, bool any) {
+// Divides by everything, the sink included, and turns the last columns back: rounded before and after that, as
+// where it is an op of its own. All lanes of a warp.
+DEVICE void finish(const Attend& p, u32 row, u32 head, Softmax state, float* rows, bool any) {
     const float sink = p.sink[head];
     const float top = sink > state.top ? sink : state.top;
     const float factor = ratio(state.top, top);
     // Without a key: nothing, whatever the sink.
     const float share = any ? factor / fmaf(state.sum, factor, ratio(sink, top)) : 0.0f;
+    const u32 turned = p.angle.rows > 0 ? p.angle.width : 0, kept = p.width - turned;
     for (u32 column = lane(); column < p.width; column += WARP) {
-        store(p.out, row, head * p.width + column, rows[column] * share);
+        const float value = rows[column] * share;
+        if (column < kept) store(p.out, row, head * p.width + column, value);
+        rows[column] = narrow(value, p.out.kind);
+    }
+    if (turned == 0) return;
+    __syncwarp();
+    const float* const angle = (const float*)row_of(p.angle, row);
+    for (u32 pair = lane(); pair < turned / 2; pair += WARP) {
+        const u32 column = kept + 2 * pair;
+        const float x = rows[column], y = rows[column + 1];
+        const float cosine = angle[pair], sine = -angle[turned / 2 + pair];
+        store(p.out, row, head * p.width + column, x * cosine - y * sine);
+        store(p.out, row, head * p.width + column + 1, x * sine + y * cosine);
     }
 }
 

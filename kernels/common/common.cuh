@@ -235,6 +235,13 @@ DEVICE void store_int(const Rows& rows, u32 row, u32 column, int value) {
     ((int*)row_of(rows, row))[column] = value;
 }
 
+// The row that a list names in place of `row`; -1: none. No list: the row itself.
+DEVICE int picked(const int* list, u32 row, u32 rows) {
+    if (!list) return (int)row;
+    if (list[row] >= (int)rows) fault();
+    return list[row];
+}
+
 // ---- sums
 
 // Sum over the lanes of a warp, by the tree 16, 8, 4, 2, 1; every lane gets it.
@@ -270,6 +277,26 @@ DEVICE float row_sum(u32 width, float* sums, Part part) {
     float total = 0.0f;
     for (u32 block = 0; block < blocks; block++) total += sums[block];
     return total;
+}
+
+// Sum over all threads of those before this one, and of all; `room` is shared, one place a warp. Called by all
+// threads of a block.
+DEVICE u32 places_before(u32 mine, u32* room, u32* all) {
+    u32 sum = mine;
+    for (u32 step = 1; step < WARP; step *= 2) {
+        const u32 other = __shfl_up_sync(ALL_LANES, sum, step);
+        if (lane() >= step) sum += other;
+    }
+    if (lane() == WARP - 1) room[warp()] = sum;
+    __syncthreads();
+    u32 before = sum - mine, total = 0;
+    for (u32 i = 0; i < warps(); i++) {
+        if (i < warp()) before += room[i];
+        total += room[i];
+    }
+    __syncthreads();
+    *all = total;
+    return before;
 }
 
 // ---- functions that several ops have

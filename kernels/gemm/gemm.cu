@@ -23,14 +23,18 @@ enum Encoding : u32 { W_F32 = 0, W_BF16 = 1, W_F16 = 2, W_FP8 = 3, W_FP4 = 4 };
 
 struct Matmul {
     Rows out, x;
+    Rows add;             // added to the product once that is rounded to the dtype of x; null: nothing is
     const u8* codes;
     const u8* scales;     // null: none
     const int* offsets;   // null: row i uses group i % groups
+    const int* source;    // row i reads row source[i] of x, zeros where that is -1; null: row i
+    const int* items;     // (group, first row inside it) of every tile, -1 behind the last; null: searched for
     u64 row_bytes;        // of codes
     u64 segment_scale_bytes;
     u32 groups, outputs, segment_rows, encoding;
     u32 block_rows, block_cols, row_scales;
     u32 aligned;  // 1: 16 bytes of weights load at once, 2: of x, 4: four weights
+    u32 rows, pad;
 };
 
 // Four weights from column 4c on, without their scale. Past the width: zeros.
@@ -80,17 +84,34 @@ DEVICE void weights(const Matmul& p, const u8* row, u32 column, float w[4]) {
     }
 }
 
-// Four activations from a column on; past the width zeros.
+// Four activations of a row of the product from a column on; past the width zeros.
 DEVICE void activations(const Matmul& p, u32 row, u32 column, float x[4]) {
-    for (u32 i = 0; i < 4; i++) x[i] = column + i < p.x.width ? load(p.x, row, column + i) : 0.0f;
+    const int from = picked(p.source, row, p.x.rows);
+    for (u32 i = 0; i < 4; i++) {
+        x[i] = from >= 0 && column + i < p.x.width ? load(p.x, (u32)from, column + i) : 0.0f;
+    }
+}
+
+// Writes an element of the product.
+DEVICE void put(const Matmul& p, u32 row, u32 column, float value) {
+    if (p.add.at) value = narrow(value, p.x.kind) + load(p.add, row, column);
+    store(p.out, row, column, value);
 }
 
 // The group of the n-th slot of the grid: slot n itself, or where there are fewer slots than groups the
 // n-th group that has rows. `groups` if there is none.
 DEVICE u32 group_of(const Matmul& p, u32 slot) {
     if (!p.offsets || gridDim.y >= p.groups) return slot;
-    for (u32 group = 0; group < p.groups; group++) {
-        if (p.offsets[group + 1] > p.offsets[group] && slot-- == 0) return group;
+    for (u32 base = 0; base < p.groups; base += WARP) {
+        const u32 group = base + lane();
+        const bool full = group < p.groups && p.offsets[group + 1] > p.offsets[group];
+        u32 votes = __ballot_sync(ALL_LANES, full);
+        const u32 count = __popc(votes);
+        if (slot < count) {
+            for (; slot > 0; slot--) votes &= votes - 1;
+            return base + __popc((votes & (0u - votes)) - 1);
+        }
+        slot -= count;
     }
     return p.groups;
 }
@@ -166,10 +187,10 @@ struct Range {
 
 // Every groups-th row, or a range; false after a fault.
 DEVICE bool range_of(const Matmul& p, u32 group, Range* range) {
-    *range = {group, p.groups, p.x.rows / p.groups};
+    *range = {group, p.groups, p.rows / p.groups};
     if (!p.offsets) return true;
     const int low = p.offsets[group], high = p.offsets[group + 1];
-    if (low < 0 || high < low || (u32)high > p.x.rows) {
+    if (low < 0 || high < low || (u32)high > p.rows) {
         fault();
         return false;
     }
@@ -177,23 +198,45 @@ DEVICE bool range_of(const Matmul& p, u32 group, Range* range) {
     return true;
 }
 
+// What a block does: tiles of `tile` rows of one group, `step` rows apart, the first at row `first` of them.
+struct Work {
+    u32 group, first, step;
+    Range range;
+};
+
+// False if there is nothing for this block. All lanes of a warp.
+DEVICE bool work_of(const Matmul& p, u32 tile, Work* work) {
+    if (p.items) {
+        const int group = p.items[2 * blockIdx.y];
+        if (group < 0) return false;
+        work->group = (u32)group, work->first = (u32)p.items[2 * blockIdx.y + 1];
+        if (!range_of(p, work->group, &work->range)) return false;
+        work->step = most(work->range.count, 1);  // one tile
+        return true;
+    }
+    work->group = group_of(p, blockIdx.y);
+    work->first = blockIdx.z * tile, work->step = gridDim.z * tile;
+    return work->group < p.groups && range_of(p, work->group, &work->range);
+}
+
 // Class `simt`. Blocks: (outputs / 4, groups that may have rows, tiles of 8 rows), 128 threads. The warps take
 // turns at blocks of columns; what they have is added in order. Bound by memory up to 8 rows, by instructions
 // beyond. So few outputs a block because the widest weight of this class has 24 of them.
 KERNEL(matmul, Matmul, 128) {
     __shared__ float parts[2 * 4 * WARP];
-    const u32 output = blockIdx.x * FEATURES, group = group_of(p, blockIdx.y);
-    Range range;
-    if (group >= p.groups || !range_of(p, group, &range)) return;
+    const u32 output = blockIdx.x * FEATURES;
+    Work work;
+    if (!work_of(p, TILE, &work)) return;
+    const Range range = work.range;
     const u8* codes[FEATURES];
     const u8* scales[FEATURES];
 #pragma unroll
     for (u32 f = 0; f < FEATURES; f++) {
-        const WeightRow row = weight_row(p, group, output, f);
+        const WeightRow row = weight_row(p, work.group, output, f);
         codes[f] = row.codes, scales[f] = row.scales;
     }
     const u32 blocks = ceil_div(p.x.width, FOLD);
-    for (u32 row = blockIdx.z * TILE; row < range.count; row += gridDim.z * TILE) {
+    for (u32 row = work.first; row < range.count; row += work.step) {
         const u32 first = range.begin + row * range.step, rows = least(TILE, range.count - row);
         float total = 0.0f;
         for (u32 base = 0; base < blocks; base += warps()) {
@@ -209,7 +252,7 @@ KERNEL(matmul, Matmul, 128) {
         }
         const u32 f = threadIdx.x / TILE, r = threadIdx.x % TILE;
         if (warp() == 0 && output + f < p.outputs && r < rows) {
-            store(p.out, first + r * range.step, output + f, total);
+            put(p, first + r * range.step, output + f, total);
         }
         __syncthreads();
     }
@@ -231,6 +274,13 @@ DEVICE void mma(float d[4], const u32 a[4], const u32 b[2]) {
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Products of two pairs of bf16, subnormal numbers included; -0 is added, which changes nothing.
+DEVICE u32 times(u32 a, u32 b) {
+    u32 product;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000u));
+    return product;
 }
 #endif
 
@@ -271,33 +321,84 @@ DEVICE u32 pair(float low, float high) {
     return float_to_bits(low) >> 16 | (float_to_bits(high) & 0xffff0000u);
 }
 
+// What decoding 32 codes needs of their scale. All decoders give the bits of value * scale in bf16.
+struct Unscaled {};
+
+// E4M3: the code's bits, moved into the places of a bf16, are its value times 2^-120, so one product of pairs of
+// bf16 by scale * 2^120 is exact. Not for NaN codes and scales at the ends of their range: they go by f32.
+struct Fp8Scale {
+    float scale;
+    u32 factor;  // scale * 2^120, twice
+    bool plain;
+};
+
+// E2M1: bytes of the 8 magnitudes times the scale, picked by the code's own bits.
+struct Fp4Table {
+    u32 low[2], high[2];
+};
+
+// Of this lane's columns of a block; scale blocks are multiples of 32 columns. 127 is 1.
+DEVICE u32 scale_byte(const Matmul& p, const WeightRow& row, u32 block) {
+    const u32 column = block * FOLD + 32 * (lane() % 4);
+    return p.scales && column < p.x.width ? row.scales[column / p.block_cols] : 127;
+}
+
+DEVICE Unscaled prepare(const Codes<W_BF16>&, u32) { return {}; }
+
+DEVICE Fp8Scale prepare(const Codes<W_FP8>& codes, u32 byte) {
+    u32 nan = 0;
+#pragma unroll
+    for (u32 i = 0; i < Codes<W_FP8>::WORDS; i++) nan |= (codes.words[i] & 0x7f7f7f7fu) + 0x01010101u;
+    const u32 bits = (byte + 120) << 7;
+    return {from_e8m0(byte), bits | bits << 16, byte >= 3 && byte <= 134 && (nan & 0x80808080u) == 0};
+}
+
+DEVICE Fp4Table prepare(const Codes<W_FP4>&, u32 byte) {
+    const float scale = from_e8m0(byte);
+    const u32 a = pair(0.0f * scale, 0.5f * scale), b = pair(scale, 1.5f * scale);
+    const u32 c = pair(2.0f * scale, 3.0f * scale), d = pair(4.0f * scale, 6.0f * scale);
+    return {{__byte_perm(a, b, 0x6420), __byte_perm(c, d, 0x6420)},
+            {__byte_perm(a, b, 0x7531), __byte_perm(c, d, 0x7531)}};
+}
+
 // Columns 4j..4j+3 of the 32 as two pairs of bf16, scaled.
-template <u32 E>
-DEVICE void decode(const Codes<E>& codes, u32 j, float scale, u32 out[2]) {
-    if (E == W_BF16) {
-        out[0] = codes.words[2 * j];
-        out[1] = codes.words[2 * j + 1];
-    } else if (E == W_FP8) {
-        const u32 v = codes.words[j];
-        out[0] = pair(from_e4m3(v & 0xff) * scale, from_e4m3(v >> 8 & 0xff) * scale);
-        out[1] = pair(from_e4m3(v >> 16 & 0xff) * scale, from_e4m3(v >> 24) * scale);
+DEVICE void decode(const Codes<W_BF16>& codes, u32 j, const Unscaled&, u32 out[2]) {
+    out[0] = codes.words[2 * j];
+    out[1] = codes.words[2 * j + 1];
+}
+
+DEVICE void decode(const Codes<W_FP8>& codes, u32 j, const Fp8Scale& by, u32 out[2]) {
+    const u32 v = codes.words[j];
+    if (by.plain) {
+        // The codes of a pair in the high bytes of two halves.
+        const u32 low = __byte_perm(v, 0, 0x1404), high = __byte_perm(v, 0, 0x3424);
+        out[0] = times((low & 0x80008000u) | (low >> 4 & 0x07f007f0u), by.factor);
+        out[1] = times((high & 0x80008000u) | (high >> 4 & 0x07f007f0u), by.factor);
     } else {
-        const u32 v = codes.words[j / 2] >> 16 * (j % 2);
-        out[0] = pair(from_e2m1(v & 15) * scale, from_e2m1(v >> 4 & 15) * scale);
-        out[1] = pair(from_e2m1(v >> 8 & 15) * scale, from_e2m1(v >> 12 & 15) * scale);
+        out[0] = pair(from_e4m3(v & 0xff) * by.scale, from_e4m3(v >> 8 & 0xff) * by.scale);
+        out[1] = pair(from_e4m3(v >> 16 & 0xff) * by.scale, from_e4m3(v >> 24) * by.scale);
     }
 }
 
-// Scale of this lane's columns of a block; scale blocks are multiples of 32 columns.
-DEVICE float scale_of(const Matmul& p, const WeightRow& row, u32 block) {
-    const u32 column = block * FOLD + 32 * (lane() % 4);
-    return p.scales && column < p.x.width ? from_e8m0(row.scales[column / p.block_cols]) : 1.0f;
+DEVICE void decode(const Codes<W_FP4>& codes, u32 j, const Fp4Table& table, u32 out[2]) {
+    const u32 v = codes.words[j / 2] >> 16 * (j % 2), moved = v << 4;
+    // A selector has 3 bits; the codes' fourth, the sign, is put on top of the high bytes.
+    const u32 low = __byte_perm(table.low[0], table.low[1], v);
+    const u32 high = __byte_perm(table.high[0], table.high[1], v);
+    out[0] = __byte_perm(low, high, 0x5140) | (__byte_perm(moved, v, 0x4000) & 0x80008000u);
+    out[1] = __byte_perm(low, high, 0x7362) | (__byte_perm(moved, v, 0x5010) & 0x80008000u);
 }
 
-// This lane's part of a row of x: nothing where there is no row.
-DEVICE void read_x(const Matmul& p, Codes<W_BF16>* x, Range range, u32 row, u32 block) {
-    if (row < range.count) {
-        const u8* const at = row_of(p.x, range.begin + row * range.step);
+// Where a row of the product is read from: null where it is zeros.
+DEVICE const u8* x_row(const Matmul& p, Range range, u32 row) {
+    if (row >= range.count) return nullptr;
+    const int from = picked(p.source, range.begin + row * range.step, p.x.rows);
+    return from < 0 ? nullptr : row_of(p.x, (u32)from);
+}
+
+// This lane's part of a row of x.
+DEVICE void read_x(const Matmul& p, Codes<W_BF16>* x, const u8* at, u32 block) {
+    if (at) {
         read(x, at, 2 * (u64)p.x.width, block, p.aligned & 2);
         return;
     }
@@ -313,13 +414,14 @@ DEVICE void few(const Matmul& p, u32 group, u32 output, Range range, u32 first, 
     const WeightRow low = weight_row(p, group, output, g);
     const WeightRow high = weight_row(p, group, output, g + 8);
     const u32 blocks = ceil_div(p.x.width, FOLD);
+    const u8* const x_at = x_row(p, range, first + g);
     Codes<E> a, b;
     Codes<W_BF16> x;
     const auto bring = [&](u32 block) {
         if (block >= blocks) return;
         read(&a, low.codes, p.row_bytes, block, p.aligned & 1);
         read(&b, high.codes, p.row_bytes, block, p.aligned & 1);
-        read_x(p, &x, range, first + g, block);
+        read_x(p, &x, x_at, block);
     };
     float total = 0.0f;
     bring(warp());
@@ -328,12 +430,13 @@ DEVICE void few(const Matmul& p, u32 group, u32 output, Range range, u32 first, 
         // 1 a block of columns
         float acc[4] = {};
         if (block < blocks) {
-            const float low_scale = scale_of(p, low, block), high_scale = scale_of(p, high, block);
+            const auto by_low = prepare(a, scale_byte(p, low, block));
+            const auto by_high = prepare(b, scale_byte(p, high, block));
 #pragma unroll
             for (u32 j = 0; j < STEPS; j++) {
                 u32 upper[2], lower[2];
-                decode(a, j, low_scale, upper);
-                decode(b, j, high_scale, lower);
+                decode(a, j, by_low, upper);
+                decode(b, j, by_high, lower);
                 const u32 weights[4] = {upper[0], lower[0], upper[1], lower[1]};
                 mma(acc, weights, x.words + 2 * j);
             }
@@ -350,7 +453,7 @@ DEVICE void few(const Matmul& p, u32 group, u32 output, Range range, u32 first, 
     // 3 write
     const u32 feature = threadIdx.x / N, row = first + threadIdx.x % N;
     if (output + feature < p.outputs && row < range.count) {
-        store(p.out, range.begin + row * range.step, output + feature, total);
+        put(p, range.begin + row * range.step, output + feature, total);
     }
     __syncthreads();
 }
@@ -359,14 +462,14 @@ DEVICE void few(const Matmul& p, u32 group, u32 output, Range range, u32 first, 
 // each weight byte once per 8 rows: bound by memory.
 KERNEL(matmul_few, Matmul, 128) {
     __shared__ float parts[2 * 4 * M * N];
-    const u32 output = blockIdx.x * M, group = group_of(p, blockIdx.y);
-    Range range;
-    if (group >= p.groups || !range_of(p, group, &range)) return;
-    for (u32 first = blockIdx.z * N; first < range.count; first += gridDim.z * N) {
+    const u32 output = blockIdx.x * M;
+    Work work;
+    if (!work_of(p, N, &work)) return;
+    for (u32 first = work.first; first < work.range.count; first += work.step) {
         switch (p.encoding) {
-            case W_BF16: few<W_BF16>(p, group, output, range, first, parts); break;
-            case W_FP8: few<W_FP8>(p, group, output, range, first, parts); break;
-            default: few<W_FP4>(p, group, output, range, first, parts); break;
+            case W_BF16: few<W_BF16>(p, work.group, output, work.range, first, parts); break;
+            case W_FP8: few<W_FP8>(p, work.group, output, work.range, first, parts); break;
+            default: few<W_FP4>(p, work.group, output, work.range, first, parts); break;
         }
     }
 }
@@ -387,13 +490,14 @@ DEVICE void many(const Matmul& p, u32 group, u32 output, Range range, u32 first)
         Codes<E> a, b;
         read(&a, low.codes, p.row_bytes, block, p.aligned & 1);
         read(&b, high.codes, p.row_bytes, block, p.aligned & 1);
-        const float low_scale = scale_of(p, low, block), high_scale = scale_of(p, high, block);
+        const auto by_low = prepare(a, scale_byte(p, low, block));
+        const auto by_high = prepare(b, scale_byte(p, high, block));
         u32 weights[STEPS][4];
 #pragma unroll
         for (u32 j = 0; j < STEPS; j++) {
             u32 upper[2], lower[2];
-            decode(a, j, low_scale, upper);
-            decode(b, j, high_scale, lower);
+            decode(a, j, by_low, upper);
+            decode(b, j, by_high, lower);
             weights[j][0] = upper[0], weights[j][1] = lower[0];
             weights[j][2] = upper[1], weights[j][3] = lower[1];
         }
@@ -402,7 +506,7 @@ DEVICE void many(const Matmul& p, u32 group, u32 output, Range range, u32 first)
         for (u32 n = 0; n < TILES; n++) {
             if (n >= tiles) break;
             Codes<W_BF16> x;
-            read_x(p, &x, range, first + n * N + g, block);
+            read_x(p, &x, x_row(p, range, first + n * N + g), block);
             float acc[4] = {};
 #pragma unroll
             for (u32 j = 0; j < STEPS; j++) mma(acc, weights[j], x.words + 2 * j);
@@ -417,7 +521,7 @@ DEVICE void many(const Matmul& p, u32 group, u32 output, Range range, u32 first)
         for (u32 i = 0; i < 4; i++) {
             const u32 feature = output + g + i / 2 * 8, row = first + n * N + 2 * t + i % 2;
             if (feature < p.outputs && row < range.count) {
-                store(p.out, range.begin + row * range.step, feature, total[n][i]);
+                put(p, range.begin + row * range.step, feature, total[n][i]);
             }
         }
     }
@@ -426,14 +530,14 @@ DEVICE void many(const Matmul& p, u32 group, u32 output, Range range, u32 first)
 // Many rows of a group. Blocks: (outputs / 64, groups that may have rows, tiles of 64 rows), 128 threads; a warp
 // has 16 outputs. Bound by reading x through L1 and by decoding, at about half of the matrix rate.
 KERNEL(matmul_many, Matmul, 128) {
-    const u32 output = (blockIdx.x * warps() + warp()) * M, group = group_of(p, blockIdx.y);
-    Range range;
-    if (output >= p.outputs || group >= p.groups || !range_of(p, group, &range)) return;
-    for (u32 first = blockIdx.z * TILES * N; first < range.count; first += gridDim.z * TILES * N) {
+    const u32 output = (blockIdx.x * warps() + warp()) * M;
+    Work work;
+    if (output >= p.outputs || !work_of(p, TILES * N, &work)) return;
+    for (u32 first = work.first; first < work.range.count; first += work.step) {
         switch (p.encoding) {
-            case W_BF16: many<W_BF16>(p, group, output, range, first); break;
-            case W_FP8: many<W_FP8>(p, group, output, range, first); break;
-            default: many<W_FP4>(p, group, output, range, first); break;
+            case W_BF16: many<W_BF16>(p, work.group, output, work.range, first); break;
+            case W_FP8: many<W_FP8>(p, work.group, output, work.range, first); break;
+            default: many<W_FP4>(p, work.group, output, work.range, first); break;
         }
     }
 }

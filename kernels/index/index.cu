@@ -62,9 +62,15 @@ KERNEL(index_score, IndexScore, 256) {
     }
 }
 
+// Columns of a piece: rows wider than two of them are picked from piece by piece first. As in
+// `backends/cuda/src/record/index.rs`.
+static const u32 PIECE = 8192;
+
 struct TopK {
     Rows out, x, count;
-    u32 counted, by_value;
+    Rows reach, pages;   // pages: picks become rows of a paged cache; no rows: they stay columns
+    int* candidates;     // [rows, pieces * k]; null: there are no pieces
+    u32 counted, by_value, per, pieces;
 };
 
 // A number whose unsigned order is that of the values: -0 is 0, NaN is below everything.
@@ -74,76 +80,95 @@ DEVICE u32 ordered(float value) {
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-// Sum over all threads of those before this one, and of all; `room` has one place a warp.
-DEVICE u32 places_before(u32 mine, u32* room, u32* all) {
-    u32 sum = mine;
-    for (u32 step = 1; step < WARP; step *= 2) {
-        const u32 other = __shfl_up_sync(ALL_LANES, sum, step);
-        if (lane() >= step) sum += other;
-    }
-    if (lane() == WARP - 1) room[warp()] = sum;
-    __syncthreads();
-    u32 before = sum - mine, total = 0;
-    for (u32 i = 0; i < warps(); i++) {
-        if (i < warp()) before += room[i];
-        total += room[i];
-    }
-    __syncthreads();
-    *all = total;
-    return before;
-}
-
-// One block a row. The k-th largest is found by its bits, 8 at a time, with a histogram each; then columns
-// are taken in ascending order, so picks come out as a set. By value: each pick counts those ahead of it.
-// Shared memory: k ints where picks are ordered by value.
-KERNEL(top_k, TopK, 256) {
-    SHARED(shared);
+// The `k` largest of `width` keys, ties to the lower number: `take(place, number)` in ascending order of numbers.
+// The k-th largest is found by its bits, 8 at a time, with a histogram each. 256 threads, all of them. Returns
+// how many there are.
+template <class Key, class Take>
+DEVICE u32 pick(u32 width, u32 k, Key key, Take take) {
     __shared__ u32 histogram[256];
     __shared__ u32 room[8];
     __shared__ u32 chosen[2];
-    const u32 row = blockIdx.x, k = p.out.width;
-    u32 width = p.x.width;
-    if (p.counted) {
-        const int count = load_int(p.count, row, 0);
-        if (count > (int)width) fault();
-        width = count < 0 ? 0 : least((u32)count, width);
-    }
-    // 1 the smallest value taken, and how many of its equals
     u32 prefix = 0, wanted = least(k, width);
+    if (wanted == 0) return 0;
+    // 1 the smallest key taken, and how many of its equals
     for (int shift = 24; shift >= 0; shift -= 8) {
         histogram[threadIdx.x] = 0;
         __syncthreads();
         for (u32 i = threadIdx.x; i < width; i += blockDim.x) {
-            const u32 key = ordered(load(p.x, row, i));
-            if (shift == 24 || key >> (shift + 8) == prefix) atomicAdd(&histogram[key >> shift & 255], 1u);
+            const u32 bits = key(i);
+            if (shift == 24 || bits >> (shift + 8) == prefix) atomicAdd(&histogram[bits >> shift & 255], 1u);
         }
         __syncthreads();
-        if (threadIdx.x == 0) {
-            u32 left = wanted, digit = 255;
-            while (digit > 0 && histogram[digit] < left) left -= histogram[digit--];
-            chosen[0] = digit, chosen[1] = left;
-        }
+        // Digits from the largest down, one a thread; the wanted one has the k-th.
+        const u32 digit = 255 - threadIdx.x, here = histogram[digit];
+        u32 all;
+        const u32 before = places_before(here, room, &all);
+        if (before < wanted && wanted <= before + here) chosen[0] = digit, chosen[1] = wanted - before;
         __syncthreads();
         prefix = prefix << 8 | chosen[0];
         wanted = chosen[1];
+        __syncthreads();
     }
-    // 2 columns in ascending order
+    // 2 numbers in ascending order
     u32 taken = 0, equals = 0;
     for (u32 base = 0; base < width; base += blockDim.x) {
-        const u32 column = base + threadIdx.x;
-        const u32 key = column < width ? ordered(load(p.x, row, column)) : 0;
-        const u32 equal = column < width && key == prefix;
+        const u32 number = base + threadIdx.x;
+        const u32 bits = number < width ? key(number) : 0;
+        const u32 equal = number < width && bits == prefix;
         u32 all_equal, all;
         const u32 rank = equals + places_before(equal, room, &all_equal);
-        const u32 take = column < width && (key > prefix || (equal && rank < wanted));
-        const u32 place = taken + places_before(take, room, &all);
-        if (take) store_int(p.out, row, place, (int)column);
+        const u32 wins = number < width && (bits > prefix || (equal && rank < wanted));
+        const u32 place = taken + places_before(wins, room, &all);
+        if (wins) take(place, number);
         taken += all;
         equals += all_equal;
     }
+    return taken;
+}
+
+// Columns of a row that count.
+DEVICE u32 live_width(const TopK& p, u32 row) {
+    if (!p.counted) return p.x.width;
+    const int count = load_int(p.count, row, 0);
+    if (count > (int)p.x.width) fault();
+    return count < 0 ? 0 : least((u32)count, p.x.width);
+}
+
+// The k largest of each piece of a row, which has at least k columns unless it is the last: what is picked of
+// them all is what is picked of the row. Blocks: (rows, pieces).
+KERNEL(top_k_pieces, TopK, 256) {
+    const u32 row = blockIdx.x, k = p.out.width, first = blockIdx.y * PIECE;
+    const u32 width = live_width(p, row);
+    if (first >= width) return;
+    int* const out = p.candidates + ((u64)row * p.pieces + blockIdx.y) * k;
+    pick(least(PIECE, width - first), k, [&](u32 i) { return ordered(load(p.x, row, first + i)); },
+         [&](u32 place, u32 i) { out[place] = (int)(first + i); });
+}
+
+// One block a row, which picks among all columns or among the candidates; they come out as a set, in ascending
+// order. By value: each pick counts those ahead of it. Shared memory: k ints where picks are ordered by value.
+KERNEL(top_k, TopK, 256) {
+    SHARED(shared);
+    const u32 row = blockIdx.x, k = p.out.width;
+    u32 width = live_width(p, row);
+    const int* const from = p.candidates ? p.candidates + (u64)row * p.pieces * k : nullptr;
+    // Candidates lie without gaps: only the last piece may have fewer than k.
+    if (from) width = width / PIECE * k + least(k, width % PIECE);
+    const auto column = [&](u32 i) { return from ? (u32)from[i] : i; };
+    const auto emit = [&](u32 place, u32 picked) {
+        int value = (int)picked;
+        if (p.pages.rows > 0) {
+            const int sequence = load_int(p.reach, row, 0);
+            value = sequence < 0 ? -1 : entry_row(p.pages, (u32)sequence, picked, p.per);
+        }
+        store_int(p.out, row, place, value);
+    };
+    // 1 picks
+    const u32 taken = pick(width, k, [&](u32 i) { return ordered(load(p.x, row, column(i))); },
+                           [&](u32 place, u32 i) { emit(place, column(i)); });
     for (u32 i = taken + threadIdx.x; i < k; i += blockDim.x) store_int(p.out, row, i, -1);
     if (!p.by_value) return;
-    // 3 largest first, ties to the lower column
+    // 2 largest first, ties to the lower column
     int* const picks = (int*)shared;
     __syncthreads();
     for (u32 i = threadIdx.x; i < taken; i += blockDim.x) picks[i] = load_int(p.out, row, i);

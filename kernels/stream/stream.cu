@@ -86,6 +86,7 @@ KERNEL(hc_mix, HcMix, 32) {
 struct HcStreams {
     Rows streams, old, mean_square;  // old [n, (s + 1) * D], or the streams themselves where no site ends
     Rows mix;                        // of the ending site; no rows: none ends
+    const int* pick;                 // row i is row pick[i], none where that is -1; null: row i
     u32 streams_count, pad;
 };
 
@@ -94,6 +95,7 @@ struct HcStreams {
 KERNEL(hc_streams, HcStreams, 256) {
     SHARED(shared);
     const u32 row = blockIdx.x, s = p.streams_count, width = p.streams.width, d = width / s;
+    const int from = picked(p.pick, row, p.streams.rows);
     // 1 new streams
     if (p.mix.rows > 0) {
         const float* const mix = (const float*)row_of(p.mix, row) + s;
@@ -107,7 +109,7 @@ KERNEL(hc_streams, HcStreams, 256) {
     }
     // 2 their mean square
     const float sum = row_sum(width, (float*)shared, [&](u32 column, float sum) {
-        const float x = load(p.streams, row, column);
+        const float x = from < 0 ? 0.0f : load(p.streams, (u32)from, column);
         return fmaf(x, x, sum);
     });
     if (threadIdx.x == 0) store(p.mean_square, row, 0, sum / (float)width);
@@ -117,6 +119,7 @@ struct HcEnter {
     HcMix mix;
     Rows out, streams;
     const float* gain;
+    const int* pick;  // as above
 };
 
 // The mixer, the block's input and its norm. One block a row; shared memory: one float per 128 columns, then
@@ -126,6 +129,7 @@ KERNEL(hc_enter, HcEnter, 256) {
     const u32 row = blockIdx.x, s = p.mix.streams, d = p.out.width;
     float* const sums = (float*)shared;
     float* const mixed = sums + ceil_div(d, FOLD);
+    const int from = picked(p.pick, row, p.streams.rows);
     // 1 mixer
     if (threadIdx.x == 0) {
         if (s == 4) {
@@ -139,7 +143,9 @@ KERNEL(hc_enter, HcEnter, 256) {
     const float* const pre = (const float*)row_of(p.mix.out, row);
     for (u32 column = threadIdx.x; column < d; column += blockDim.x) {
         float sum = 0.0f;
-        for (u32 j = 0; j < s; j++) sum += pre[j] * load(p.streams, row, j * d + column);
+        for (u32 j = 0; j < s; j++) {
+            sum += pre[j] * (from < 0 ? 0.0f : load(p.streams, (u32)from, j * d + column));
+        }
         mixed[column] = narrow(sum, p.out.kind);
     }
     __syncthreads();

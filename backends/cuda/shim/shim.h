@@ -241,6 +241,41 @@ static inline void mma(float d[4], const unsigned a[4], const unsigned b[2]) {
         }
     }
 }
+// The lanes of the warp that bring the same number.
+static inline unsigned __match_any_sync(unsigned, int value) {
+    const unsigned mine = shim::current, half = shim::parity[mine] ^= 1;
+    shim::slots[half][mine] = (unsigned)value;
+    shim::warp_sync();
+    unsigned same = 0;
+    for (unsigned i = 0; i < 32; i++) {
+        same |= (unsigned)(shim::slots[half][mine / 32 * 32 + i] == (unsigned)value) << i;
+    }
+    return same;
+}
+// Four of the eight bytes of (a, b), picked by the low three bits of the selector's nibbles.
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+    const unsigned long long bytes = (unsigned long long)b << 32 | a;
+    unsigned picked = 0;
+    for (unsigned i = 0; i < 4; i++) {
+        picked |= (unsigned)(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    }
+    return picked;
+}
+// Products of two pairs of bf16, to nearest, ties to even.
+static inline unsigned times(unsigned a, unsigned b) {
+    unsigned product = 0;
+    for (unsigned shift = 0; shift < 32; shift += 16) {
+        const unsigned x = a >> shift << 16, y = b >> shift << 16;
+        float left, right;
+        memcpy(&left, &x, 4);
+        memcpy(&right, &y, 4);
+        const float value = left * right;
+        unsigned bits;
+        memcpy(&bits, &value, 4);
+        product |= (bits + 0x7fff + (bits >> 16 & 1)) >> 16 << shift;
+    }
+    return product;
+}
 static inline unsigned __popc(unsigned bits) { return (unsigned)__builtin_popcount(bits); }
 static inline unsigned atomicAdd(unsigned* at, unsigned value) {
     const unsigned before = *at;

@@ -50,7 +50,7 @@ pub static UNITS: [Unit; 7] = [
     Unit {
         name: "index",
         text: include_str!("../../../kernels/index/index.cu"),
-        kernels: &["index_score", "top_k"],
+        kernels: &["index_score", "top_k_pieces", "top_k"],
     },
     Unit {
         name: "attend",
@@ -65,7 +65,7 @@ pub static UNITS: [Unit; 7] = [
     Unit {
         name: "moe",
         text: include_str!("../../../kernels/moe/moe.cu"),
-        kernels: &["bucket", "route_rows"],
+        kernels: &["bucket", "route_rows", "swiglu_rows", "combine_rows"],
     },
     Unit {
         name: "stream",

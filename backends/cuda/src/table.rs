@@ -31,6 +31,16 @@ const fn plain(
     Entry { op, fits, workspace_bytes: |_, _| 0, record }
 }
 
+/// An entry with one.
+const fn spacious(
+    op: &'static str,
+    fits: fn(&Op) -> bool,
+    workspace_bytes: fn(&Op, &Scope<'_>) -> u64,
+    record: fn(&Op, &Scope<'_>) -> Vec<Launch>,
+) -> Entry {
+    Entry { op, fits, workspace_bytes, record }
+}
+
 /// A hyper-connection site.
 const fn site(op: &'static str) -> Entry {
     Entry {
@@ -66,14 +76,9 @@ static TABLE: &[Entry] = &[
     plain("rms_norm", rows::rms_norm_fits, rows::rms_norm),
     plain("rope", rows::rope_fits, rows::rope),
     plain("matmul", gemm::fits, gemm::matmul),
-    plain("top_k", index::top_k_fits, index::top_k),
+    spacious("top_k", index::pick_fits, index::pick_workspace_bytes, index::pick),
     plain("bucket", moe::bucket_fits, moe::bucket),
-    Entry {
-        op: "attend",
-        fits: attend::fits,
-        workspace_bytes: attend::workspace_bytes,
-        record: attend::record,
-    },
+    spacious("attend", attend::fits, attend::workspace_bytes, attend::record),
     plain("index_score", index::score_fits, index::score),
     plain("hc_mix", stream::hc_mix_fits, stream::hc_mix),
     site("hc_pre"),
@@ -81,8 +86,24 @@ static TABLE: &[Entry] = &[
     plain("norm_quant", finish::fits, finish::record),
     plain("qk_finish", finish::fits, finish::record),
     plain("compress", compress::fits, compress::record),
+    spacious(
+        "index_select",
+        index::select_fits,
+        index::select_workspace_bytes,
+        index::select,
+    ),
+    spacious(
+        "attend_project",
+        attend::project_fits,
+        attend::project_workspace_bytes,
+        attend::project,
+    ),
     router("route"),
     router("route_table"),
+    spacious("moe_experts", moe::experts_fits, moe::experts_workspace_bytes, moe::experts),
+    spacious("swiglu_mlp", moe::shared_fits, moe::shared_workspace_bytes, moe::shared),
+    spacious("head", stream::head_fits, stream::head_workspace_bytes, stream::head),
+    spacious("sample", index::pick_fits, index::pick_workspace_bytes, index::pick),
 ];
 
 /// The entry that runs `op`, if any.

@@ -3,7 +3,7 @@
 use hal::op::{Convert, ConvertForm};
 use hal::{Op, RowCodec, Tensor};
 
-use super::{Args, Scope, is_block, is_rounded, is_row};
+use super::{Args, Place, Scope, is_block, is_rounded, is_row};
 use crate::driver::Launch;
 
 pub(crate) fn rows_fits(op: &Op) -> bool {
@@ -21,8 +21,22 @@ pub(crate) fn rows(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
         ConvertForm::RoundTrip(codec) => Some(codec),
         _ => None,
     };
-    let args = Args::new().rows(&op.out).rows(&op.x).round(round);
-    scope.launch("convert_rows", [op.x.rows(), 1, 1], 128, 0, args)
+    converted(scope, &Place::of(&op.out), &Place::of(&op.x), round)
+}
+
+fn converted(scope: &Scope<'_>, out: &Place, x: &Place, round: Option<RowCodec>) -> Vec<Launch> {
+    let args = Args::new().place(out).place(x).round(round);
+    scope.launch("convert_rows", [x.rows, 1, 1], 128, 0, args)
+}
+
+/// A round trip of plain rows.
+pub(crate) fn round_trip(
+    scope: &Scope<'_>,
+    out: &Place,
+    x: &Place,
+    codec: RowCodec,
+) -> Vec<Launch> {
+    converted(scope, out, x, Some(codec))
 }
 
 pub(crate) fn quantise_fits(op: &Op) -> bool {

@@ -1,11 +1,10 @@
 //! matmul.
 
 use hal::op::RowGroups;
-
 use hal::{Op, Weight};
 
 use super::{Args, BF16, GRID_MAX, Place, Scope};
-use crate::driver::Launch;
+use crate::driver::{Address, Launch};
 use crate::memory::address_of;
 use crate::weight::{View, W_BF16, W_F32, W_FP4, W_FP8, any_of, raw_of};
 
@@ -66,7 +65,50 @@ pub(crate) fn matmul(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     product(scope, &Place::of(&op.out), &Place::of(&op.x), &op.weight, &op.groups)
 }
 
-/// A product of its own or of a fused op.
+/// How rows find their matrix.
+#[derive(Clone, Copy)]
+pub(crate) enum Groups {
+    /// Row i uses group i % groups.
+    Cyclic,
+    /// Sorted by group: where each begins.
+    Sorted(Address),
+    /// Sorted, with a list of all tiles of so many rows.
+    Listed {
+        offsets: Address,
+        items: Address,
+        count: u32,
+        tile: u32,
+    },
+}
+
+/// A product, of its own or of a fused op.
+pub(crate) struct Product<'a> {
+    pub(crate) out: &'a Place,
+    pub(crate) x: &'a Place,
+    pub(crate) weight: &'a Weight,
+    pub(crate) groups: Groups,
+    /// Rows of the product.
+    pub(crate) rows: u32,
+    /// Which row of x each of them reads; 0: its own.
+    pub(crate) source: Address,
+    /// Added once the product is rounded to the dtype of x.
+    pub(crate) add: Option<Place>,
+}
+
+/// Groups that may have rows at once.
+fn slots(weight: &Weight, rows: u32) -> u32 {
+    weight.spec().groups.min(rows)
+}
+
+/// Rows of a tile of a product of sorted rows, and how many tiles there are at most.
+pub(crate) fn sorted_tiles(scope: &Scope<'_>, x: &Place, weight: &Weight, rows: u32) -> (u32, u32) {
+    let view = raw_of(weight, scope.machine).expect("compile checked every weight").view();
+    let slots = slots(weight, rows);
+    let tile = kernel(x, &view, rows.div_ceil(slots.max(1))).rows;
+    (tile, slots + rows / tile)
+}
+
+/// A product whose rows are those of x.
 pub(crate) fn product(
     scope: &Scope<'_>,
     out: &Place,
@@ -74,31 +116,55 @@ pub(crate) fn product(
     weight: &Weight,
     groups: &RowGroups,
 ) -> Vec<Launch> {
-    let weight = raw_of(weight, scope.machine).expect("compile checked every weight");
-    let (view, spec) = (weight.view(), weight.spec());
-    // Sorted groups: no more of them have rows than there are rows, and one may have them all.
-    let (offsets, slots, rows) = match groups {
-        RowGroups::Cyclic => (0, spec.groups, x.rows / spec.groups),
-        RowGroups::Sorted { offsets } => (address_of(offsets), spec.groups.min(x.rows), x.rows),
+    let groups = match groups {
+        RowGroups::Cyclic => Groups::Cyclic,
+        RowGroups::Sorted { offsets } => Groups::Sorted(address_of(offsets)),
     };
-    let args = Args::new()
-        .place(out)
-        .place(x)
-        .address(view.codes)
-        .address(view.scales)
-        .address(offsets)
-        .long(view.row_bytes)
-        .long(view.segment_scale_bytes)
-        .int(spec.groups)
-        .int(spec.rows)
-        .int(spec.segment_rows)
-        .int(view.encoding)
-        .int(view.block_rows)
-        .int(view.block_cols)
-        .int(view.row_scales)
-        .int(aligned(x, &view));
-    let Kernel { name, outputs, rows: tile } = kernel(x, &view, x.rows.div_ceil(slots.max(1)));
-    let tiles = rows.div_ceil(tile).min(TILES_MAX);
-    let grid = [spec.rows.div_ceil(outputs), slots.min(GRID_MAX), tiles];
-    scope.launch(name, grid, 128, 0, args)
+    Product { out, x, weight, groups, rows: x.rows, source: 0, add: None }.record(scope)
+}
+
+impl Product<'_> {
+    pub(crate) fn record(&self, scope: &Scope<'_>) -> Vec<Launch> {
+        let raw = raw_of(self.weight, scope.machine).expect("compile checked every weight");
+        let (view, spec, x) = (raw.view(), raw.spec(), self.x);
+        let sorted = slots(self.weight, self.rows);
+        // Sorted groups: no more of them have rows than there are rows, and one may have them all.
+        let (offsets, slots, rows) = match self.groups {
+            Groups::Cyclic => (0, spec.groups, self.rows / spec.groups),
+            Groups::Sorted(offsets) | Groups::Listed { offsets, .. } => {
+                (offsets, sorted, self.rows)
+            }
+        };
+        let Kernel { name, outputs, rows: tile } =
+            kernel(x, &view, self.rows.div_ceil(slots.max(1)));
+        let (items, lines, turns) = match self.groups {
+            Groups::Listed { items, count, tile: listed, .. } if listed == tile => {
+                (items, count, 1)
+            }
+            _ => (0, slots, rows.div_ceil(tile).min(TILES_MAX)),
+        };
+        let args = Args::new()
+            .place(self.out)
+            .place(x)
+            .place_or_none(self.add.as_ref())
+            .address(view.codes)
+            .address(view.scales)
+            .address(offsets)
+            .address(self.source)
+            .address(items)
+            .long(view.row_bytes)
+            .long(view.segment_scale_bytes)
+            .int(spec.groups)
+            .int(spec.rows)
+            .int(spec.segment_rows)
+            .int(view.encoding)
+            .int(view.block_rows)
+            .int(view.block_cols)
+            .int(view.row_scales)
+            .int(aligned(x, &view))
+            .int(self.rows)
+            .int(0);
+        let grid = [spec.rows.div_ceil(outputs), lines.min(GRID_MAX), turns];
+        scope.launch(name, grid, 128, 0, args)
+    }
 }

@@ -79,8 +79,13 @@ impl Args {
 
     /// A `Rows` of one tensor or of none.
     pub(crate) fn rows_or_none(self, tensor: Option<&Tensor>) -> Args {
-        match tensor {
-            Some(tensor) => self.rows(tensor),
+        self.place_or_none(tensor.map(Place::of).as_ref())
+    }
+
+    /// A `Rows` of one place or of none.
+    pub(crate) fn place_or_none(self, place: Option<&Place>) -> Args {
+        match place {
+            Some(place) => self.place(place),
             None => self.long(0).long(0).long(0).long(0),
         }
     }
@@ -151,10 +156,38 @@ impl Place {
 
     /// f32 rows in the workspace of an op, `bytes` behind its begin; `bytes` moves behind them.
     pub(crate) fn scratch(scope: &Scope<'_>, bytes: &mut u64, rows: u32, width: u32) -> Place {
-        let stride_bytes = 4 * u64::from(width);
+        Place::scratch_of(F32, scope, bytes, rows, width)
+    }
+
+    /// The same of a kind: reals or integers.
+    pub(crate) fn scratch_of(
+        kind: u32,
+        scope: &Scope<'_>,
+        bytes: &mut u64,
+        rows: u32,
+        width: u32,
+    ) -> Place {
+        let stride_bytes = u64::from(width) * if matches!(kind, F32 | INTS) { 4 } else { 2 };
         let address = scope.workspace + *bytes;
         *bytes += (stride_bytes * u64::from(rows)).next_multiple_of(256);
-        Place { address, stride_bytes, rows, width, kind: F32, block: 0, tail: 0 }
+        Place { address, stride_bytes, rows, width, kind, block: 0, tail: 0 }
+    }
+
+    /// The same rows without gaps, cut into others.
+    pub(crate) fn reshape(&self, rows: u32, width: u32) -> Place {
+        let elements = |rows: u32, width: u32| u64::from(rows) * u64::from(width);
+        assert_eq!(elements(rows, width), elements(self.rows, self.width));
+        let stride_bytes = if self.width == 0 {
+            0
+        } else {
+            self.stride_bytes / u64::from(self.width) * u64::from(width)
+        };
+        Place { rows, width, stride_bytes, ..*self }
+    }
+
+    /// Some of the rows.
+    pub(crate) fn row_range(&self, first: u32, rows: u32) -> Place {
+        Place { address: self.address + u64::from(first) * self.stride_bytes, rows, ..*self }
     }
 }
 
@@ -193,7 +226,7 @@ pub(crate) fn kind_of(tensor: &Tensor) -> u32 {
         (RowCodec::Fp4 { .. }, _) => FP4_ROWS,
         (_, dtype) if dtype.is_real() => kind_of_real(dtype),
         (_, DType::F8E4M3 | DType::U8) => 3,
-        _ => 4,
+        _ => INTS,
     }
 }
 
@@ -208,6 +241,7 @@ pub(crate) fn kind_of_real(dtype: DType) -> u32 {
 
 const F32: u32 = 0;
 pub(crate) const BF16: u32 = 1;
+pub(crate) const INTS: u32 = 4;
 pub(crate) const FP8_ROWS: u32 = 5;
 pub(crate) const FP4_ROWS: u32 = 6;
 

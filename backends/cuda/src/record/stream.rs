@@ -1,10 +1,11 @@
-//! hc_mix, hc_pre, hc_turn.
+//! hc_mix, hc_pre, hc_turn, head.
 
-use hal::op::{HcPre, HcSite, HcTurn, RowGroups};
+use hal::op::{HcPre, HcSite, HcTurn, Head, RowGroups};
 use hal::{Op, Tensor};
 
+use super::gemm::{Groups, Product};
 use super::{Args, Place, SHARED_MAX, Scope, gemm, is_vector, row_sum_shape};
-use crate::driver::Launch;
+use crate::driver::{Address, Launch};
 use crate::memory::address_of;
 use crate::weight::any_of;
 
@@ -61,11 +62,6 @@ impl Site<'_> {
         }
     }
 
-    fn enter_bytes(&self) -> u64 {
-        let width = self.out.width();
-        u64::from(row_sum_shape(width).1) + 4 * u64::from(width)
-    }
-
     fn scratch(&self, scope: &Scope<'_>) -> Scratch {
         let (mut bytes, rows) = (0, self.streams.rows());
         let u = Place::scratch(scope, &mut bytes, rows, self.site.mix_width());
@@ -74,14 +70,20 @@ impl Site<'_> {
     }
 }
 
+fn enter_bytes(width: u32) -> u64 {
+    u64::from(row_sum_shape(width).1) + 4 * u64::from(width)
+}
+
+/// True if a site of so wide rows fits.
+fn params_fit(site: &HcSite, width: u32) -> bool {
+    site.streams <= STREAMS_MAX
+        && [&site.base, &site.scale, &site.gain].into_iter().all(is_vector)
+        && any_of(&site.function).is_some()
+        && enter_bytes(width) <= u64::from(SHARED_MAX) - 1024
+}
+
 pub(crate) fn site_fits(op: &Op) -> bool {
-    Site::of(op).is_some_and(|op| {
-        let site = op.site;
-        site.streams <= STREAMS_MAX
-            && [&site.base, &site.scale, &site.gain].into_iter().all(is_vector)
-            && any_of(&site.function).is_some()
-            && op.enter_bytes() <= u64::from(SHARED_MAX) - 1024
-    })
+    Site::of(op).is_some_and(|op| params_fit(op.site, op.out.width()))
 }
 
 pub(crate) fn site_workspace_bytes(op: &Op, scope: &Scope<'_>) -> u64 {
@@ -90,34 +92,126 @@ pub(crate) fn site_workspace_bytes(op: &Op, scope: &Scope<'_>) -> u64 {
 
 pub(crate) fn site_record(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let op = Site::of(op).expect("it fits");
-    let (site, rows) = (op.site, op.streams.rows());
     let Scratch { u, mean_square, .. } = op.scratch(scope);
-    let args = Args::new()
-        .rows(op.streams)
-        .rows(op.ends.map_or(op.streams, |(old, _)| old))
-        .place(&mean_square)
-        .rows_or_none(op.ends.map(|(_, mix)| mix))
-        .int(site.streams)
-        .int(0);
-    let (threads, shared) = row_sum_shape(op.streams.width());
-    let mut launches = scope.launch("hc_streams", [rows, 1, 1], threads, shared, args);
-    let x = Place::of(op.streams);
-    launches.extend(gemm::product(scope, &u, &x, &site.function, &RowGroups::Cyclic));
-    let args = Args::new()
-        .rows(op.mix)
-        .place(&u)
-        .place(&mean_square)
-        .address(address_of(&site.base))
-        .address(address_of(&site.scale))
-        .int(site.streams)
-        .int(site.rounds)
-        .float(site.epsilon)
-        .float(site.norm_epsilon)
-        .rows(op.out)
-        .rows(op.streams)
-        .address(address_of(&site.gain));
-    let (threads, _) = row_sum_shape(op.out.width());
-    let shared = op.enter_bytes() as u32;
-    launches.extend(scope.launch("hc_enter", [rows, 1, 1], threads, shared, args));
+    let streams = Place::of(op.streams);
+    let enter = Enter {
+        out: Place::of(op.out),
+        mix: Place::of(op.mix),
+        streams,
+        pick: 0,
+        ends: op.ends,
+        site: op.site,
+        u,
+        mean_square,
+    };
+    enter.record(scope)
+}
+
+/// The launches of a site.
+struct Enter<'a> {
+    out: Place,
+    mix: Place,
+    streams: Place,
+    /// Which rows of the streams; 0: all.
+    pick: Address,
+    ends: Option<(&'a Tensor, &'a Tensor)>,
+    site: &'a HcSite,
+    u: Place,
+    mean_square: Place,
+}
+
+impl Enter<'_> {
+    fn record(&self, scope: &Scope<'_>) -> Vec<Launch> {
+        let (site, rows, streams) = (self.site, self.out.rows, &self.streams);
+        let args = Args::new()
+            .place(streams)
+            .place(&self.ends.map_or(*streams, |(old, _)| Place::of(old)))
+            .place(&self.mean_square)
+            .rows_or_none(self.ends.map(|(_, mix)| mix))
+            .address(self.pick)
+            .int(site.streams)
+            .int(0);
+        let (threads, shared) = row_sum_shape(streams.width);
+        let mut launches = scope.launch("hc_streams", [rows, 1, 1], threads, shared, args);
+        let product = Product {
+            out: &self.u,
+            x: streams,
+            weight: &site.function,
+            groups: Groups::Cyclic,
+            rows,
+            source: self.pick,
+            add: None,
+        };
+        launches.extend(product.record(scope));
+        let args = Args::new()
+            .place(&self.mix)
+            .place(&self.u)
+            .place(&self.mean_square)
+            .address(address_of(&site.base))
+            .address(address_of(&site.scale))
+            .int(site.streams)
+            .int(site.rounds)
+            .float(site.epsilon)
+            .float(site.norm_epsilon)
+            .place(&self.out)
+            .place(streams)
+            .address(address_of(&site.gain))
+            .address(self.pick);
+        let (threads, _) = row_sum_shape(self.out.width);
+        let shared = enter_bytes(self.out.width) as u32;
+        launches.extend(scope.launch("hc_enter", [rows, 1, 1], threads, shared, args));
+        launches
+    }
+}
+
+/// What the head keeps between launches.
+struct Between {
+    u: Place,
+    mean_square: Place,
+    mix: Place,
+    hidden: Place,
+    bytes: u64,
+}
+
+impl Between {
+    fn new(op: &Head, scope: &Scope<'_>) -> Between {
+        let (mut bytes, rows, kind) = (0, op.out.rows(), Place::of(&op.streams).kind);
+        let mut floats = |width| Place::scratch(scope, &mut bytes, rows, width);
+        let (u, mean_square) = (floats(op.site.mix_width()), floats(1));
+        let mix = floats(op.site.mix_width());
+        let width = op.streams.width() / op.site.streams;
+        let hidden = Place::scratch_of(kind, scope, &mut bytes, rows, width);
+        Between { u, mean_square, mix, hidden, bytes }
+    }
+}
+
+pub(crate) fn head_fits(op: &Op) -> bool {
+    let Op::Head(op) = op else { return false };
+    params_fit(&op.site, op.streams.width() / op.site.streams)
+        && op.rows.is_contiguous()
+        && any_of(&op.vocabulary).is_some()
+}
+
+pub(crate) fn head_workspace_bytes(op: &Op, scope: &Scope<'_>) -> u64 {
+    let Op::Head(op) = op else { unreachable!("head of {}", op.name()) };
+    Between::new(op, scope).bytes
+}
+
+pub(crate) fn head(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
+    let Op::Head(op) = op else { unreachable!("head of {}", op.name()) };
+    let Between { u, mean_square, mix, hidden, .. } = Between::new(op, scope);
+    let enter = Enter {
+        out: hidden,
+        mix,
+        streams: Place::of(&op.streams),
+        pick: address_of(&op.rows),
+        ends: None,
+        site: &op.site,
+        u,
+        mean_square,
+    };
+    let mut launches = enter.record(scope);
+    let out = Place::of(&op.out);
+    launches.extend(gemm::product(scope, &out, &hidden, &op.vocabulary, &RowGroups::Cyclic));
     launches
 }
