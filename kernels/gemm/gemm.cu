@@ -23,7 +23,7 @@ enum Encoding : u32 { W_F32 = 0, W_BF16 = 1, W_F16 = 2, W_FP8 = 3, W_FP4 = 4 };
 
 struct Matmul {
     Rows out, x;
-    Rows add;             // added to the product once that is rounded to the dtype of x; null: nothing is
+    Rows add;             // f32, added to the product once that is rounded to the dtype of x; null: nothing is
     const u8* codes;
     const u8* scales;     // null: none
     const int* offsets;   // null: row i uses group i % groups
@@ -92,9 +92,9 @@ DEVICE void activations(const Matmul& p, u32 row, u32 column, float x[4]) {
     }
 }
 
-// Writes an element of the product.
-DEVICE void put(const Matmul& p, u32 row, u32 column, float value) {
-    if (p.add.at) value = narrow(value, p.x.kind) + load(p.add, row, column);
+// Writes an element of a product of bf16, or of another dtype.
+DEVICE void put(const Matmul& p, u32 row, u32 column, float value, u32 kind = BF16) {
+    if (p.add.at) value = narrow(value, kind) + ((const float*)row_of(p.add, row))[column];
     store(p.out, row, column, value);
 }
 
@@ -102,16 +102,8 @@ DEVICE void put(const Matmul& p, u32 row, u32 column, float value) {
 // n-th group that has rows. `groups` if there is none.
 DEVICE u32 group_of(const Matmul& p, u32 slot) {
     if (!p.offsets || gridDim.y >= p.groups) return slot;
-    for (u32 base = 0; base < p.groups; base += WARP) {
-        const u32 group = base + lane();
-        const bool full = group < p.groups && p.offsets[group + 1] > p.offsets[group];
-        u32 votes = __ballot_sync(ALL_LANES, full);
-        const u32 count = __popc(votes);
-        if (slot < count) {
-            for (; slot > 0; slot--) votes &= votes - 1;
-            return base + __popc((votes & (0u - votes)) - 1);
-        }
-        slot -= count;
+    for (u32 group = 0; group < p.groups; group++) {
+        if (p.offsets[group + 1] > p.offsets[group] && slot-- == 0) return group;
     }
     return p.groups;
 }
@@ -204,7 +196,7 @@ struct Work {
     Range range;
 };
 
-// False if there is nothing for this block. All lanes of a warp.
+// False if there is nothing for this block.
 DEVICE bool work_of(const Matmul& p, u32 tile, Work* work) {
     if (p.items) {
         const int group = p.items[2 * blockIdx.y];
@@ -252,7 +244,7 @@ KERNEL(matmul, Matmul, 128) {
         }
         const u32 f = threadIdx.x / TILE, r = threadIdx.x % TILE;
         if (warp() == 0 && output + f < p.outputs && r < rows) {
-            put(p, first + r * range.step, output + f, total);
+            put(p, first + r * range.step, output + f, total, p.x.kind);
         }
         __syncthreads();
     }
@@ -308,9 +300,10 @@ DEVICE void read(Codes<E>* codes, const u8* row, u64 row_bytes, u32 block, bool 
 #pragma unroll
     for (u32 i = 0; i < Codes<E>::WORDS; i++) {
         u32 word = 0;
-        for (u32 b = 0; b < 4; b++) {
+        const u32 step = E == W_BF16 ? 2 : 1;
+        for (u32 b = 0; b < 4; b += step) {
             const u64 at = first + 4 * i + b;
-            if (at < row_bytes) word |= (u32)row[at] << 8 * b;
+            if (at < row_bytes) word |= (step == 2 ? *(const u16*)(row + at) : (u32)row[at]) << 8 * b;
         }
         codes->words[i] = word;
     }
@@ -325,11 +318,11 @@ DEVICE u32 pair(float low, float high) {
 struct Unscaled {};
 
 // E4M3: the code's bits, moved into the places of a bf16, are its value times 2^-120, so one product of pairs of
-// bf16 by scale * 2^120 is exact. Not for NaN codes and scales at the ends of their range: they go by f32.
+// bf16 by scale * 2^120 is exact. Where that is no bf16 there are two products. A NaN code makes all 32 NaN: the
+// row's product is that anyway.
 struct Fp8Scale {
-    float scale;
-    u32 factor;  // scale * 2^120, twice
-    bool plain;
+    u32 factor, more;  // twice each
+    bool large;
 };
 
 // E2M1: bytes of the 8 magnitudes times the scale, picked by the code's own bits.
@@ -349,8 +342,9 @@ DEVICE Fp8Scale prepare(const Codes<W_FP8>& codes, u32 byte) {
     u32 nan = 0;
 #pragma unroll
     for (u32 i = 0; i < Codes<W_FP8>::WORDS; i++) nan |= (codes.words[i] & 0x7f7f7f7fu) + 0x01010101u;
-    const u32 bits = (byte + 120) << 7;
-    return {from_e8m0(byte), bits | bits << 16, byte >= 3 && byte <= 134 && (nan & 0x80808080u) == 0};
+    const u32 exponent = (nan & 0x80808080u) || byte == 255 ? 255 : least(byte + 120, 254);
+    const u32 quiet = exponent == 255 ? 0x400040u : 0;
+    return {exponent * 0x800080u | quiet, (most(byte, 134) - 7) * 0x800080u, byte > 134};
 }
 
 DEVICE Fp4Table prepare(const Codes<W_FP4>&, u32 byte) {
@@ -369,15 +363,11 @@ DEVICE void decode(const Codes<W_BF16>& codes, u32 j, const Unscaled&, u32 out[2
 
 DEVICE void decode(const Codes<W_FP8>& codes, u32 j, const Fp8Scale& by, u32 out[2]) {
     const u32 v = codes.words[j];
-    if (by.plain) {
-        // The codes of a pair in the high bytes of two halves.
-        const u32 low = __byte_perm(v, 0, 0x1404), high = __byte_perm(v, 0, 0x3424);
-        out[0] = times((low & 0x80008000u) | (low >> 4 & 0x07f007f0u), by.factor);
-        out[1] = times((high & 0x80008000u) | (high >> 4 & 0x07f007f0u), by.factor);
-    } else {
-        out[0] = pair(from_e4m3(v & 0xff) * by.scale, from_e4m3(v >> 8 & 0xff) * by.scale);
-        out[1] = pair(from_e4m3(v >> 16 & 0xff) * by.scale, from_e4m3(v >> 24) * by.scale);
-    }
+    // The codes of a pair in the high bytes of two halves.
+    const u32 low = __byte_perm(v, 0, 0x1404), high = __byte_perm(v, 0, 0x3424);
+    out[0] = times((low & 0x80008000u) | (low >> 4 & 0x07f007f0u), by.factor);
+    out[1] = times((high & 0x80008000u) | (high >> 4 & 0x07f007f0u), by.factor);
+    if (by.large) out[0] = times(out[0], by.more), out[1] = times(out[1], by.more);
 }
 
 DEVICE void decode(const Codes<W_FP4>& codes, u32 j, const Fp4Table& table, u32 out[2]) {

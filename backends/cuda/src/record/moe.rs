@@ -1,7 +1,7 @@
 //! bucket, route, route_table, moe_experts, swiglu_mlp.
 
 use hal::op::{MoeExperts, Route, RouteTable, RowGroups, SwigluMlp};
-use hal::{Op, RowCodec, Tensor, Weight};
+use hal::{DType, Op, RowCodec, Tensor, Weight};
 
 use super::gemm::{Groups, Product};
 use super::{
@@ -217,7 +217,7 @@ impl Shared {
 
 pub(crate) fn shared_fits(op: &Op) -> bool {
     let Op::SwigluMlp(op) = op else { return false };
-    mlp_fits(&op.x, &op.gate_up, &op.down, op.round)
+    mlp_fits(&op.x, &op.gate_up, &op.down, op.round) && op.add.dtype() == DType::F32
 }
 
 pub(crate) fn shared_workspace_bytes(op: &Op, scope: &Scope<'_>) -> u64 {
