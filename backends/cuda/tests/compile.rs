@@ -1,10 +1,14 @@
 //! Every kernel compiles for every architecture, and takes no more registers, stack and spills than
 //! `resources.txt` allows. Needs NVRTC but no GPU; `scripts/cuda-compile` fetches one and runs this.
 //!
+//! With `HADAL_NVDISASM` (NVIDIA's disassembler) the machine code is looked at, too: `sass.txt`.
+//!
 //! Without `HADAL_NVRTC` (the library's file) it says that it is skipped.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
+use std::process::Command;
 
 use backend_cuda::nvrtc::Nvrtc;
 use backend_cuda::source::UNITS;
@@ -81,6 +85,84 @@ fn every_kernel_has_a_ceiling_and_every_ceiling_a_kernel() {
     assert_eq!(kernels, ceilings.keys().map(String::as_str).collect::<Vec<_>>());
 }
 
+/// How often each instruction is in each kernel, from a disassembly.
+fn read_sass(text: &str) -> BTreeMap<String, BTreeMap<String, u32>> {
+    let mut all: BTreeMap<String, BTreeMap<String, u32>> = BTreeMap::new();
+    let mut name = String::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix(".text.") {
+            name = rest.trim_end_matches(':').to_owned();
+        }
+        // "        /*0090*/               @!P0 LDG.E.128 R4, [R2] ;"
+        let Some((_, code)) = line.trim_start().strip_prefix("/*").and_then(|l| l.split_once("*/"))
+        else {
+            continue;
+        };
+        let mut words = code.split_whitespace().skip_while(|word| word.starts_with('@'));
+        let Some(word) = words.next().filter(|word| word.starts_with(char::is_alphabetic)) else {
+            continue;
+        };
+        *all.entry(name.clone()).or_default().entry(word.to_owned()).or_default() += 1;
+    }
+    all
+}
+
+/// What is wrong with the instructions of a kernel.
+fn complaints(has: &BTreeMap<String, u32>, wants: &str, ceiling: Resources) -> Vec<String> {
+    let any = |begins: &str| has.keys().any(|name| name.starts_with(begins));
+    let missing = wants.split_whitespace().filter(|want| !want.split('|').any(any));
+    let mut all: Vec<String> = missing.map(|want| format!("no {want}")).collect();
+    let double = ["DADD", "DMUL", "DFMA", "MUFU.RCP64H"];
+    all.extend(double.iter().filter(|name| any(name)).map(|name| format!("{name}")));
+    if ceiling.stack_bytes == 0 {
+        all.extend(["LDL", "STL"].iter().filter(|name| any(name)).map(|name| format!("{name}")));
+    }
+    all
+}
+
+/// The instructions that kernels must have: a line a kernel.
+fn wanted() -> BTreeMap<&'static str, &'static str> {
+    let lines = include_str!("sass.txt").lines();
+    let lines = lines.filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.map(|line| line.split_once(' ').expect("a kernel and instructions")).collect()
+}
+
+fn disassemble(nvdisasm: &OsStr, unit: &str, image: &[u8]) -> String {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{unit}.cubin"));
+    std::fs::write(&file, image).expect("the folder is cargo's own");
+    let done = Command::new(nvdisasm).arg("-c").arg(&file).output();
+    let done = done.expect("HADAL_NVDISASM names NVIDIA's disassembler");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).expect("a disassembly is text")
+}
+
+#[test]
+fn a_disassembly_is_read_and_judged() {
+    let sass = "\t.headerflags\n.text.few:\n\
+                        /*0000*/                   MOV R1, c[0x0][0x28] ;\n\
+                        /*0010*/              @!P0 LDG.E.128 R4, [R2] ;\n\
+                        /*0020*/                   HMMA.16816.F32.BF16 R4, R8, R2, R4 ;\n\
+                .text.other:\n\
+                        /*0000*/                   LDL R4, [R1] ;\n\
+                        /*0010*/                   DFMA R4, R4, R4, R6 ;";
+    let all = read_sass(sass);
+    assert_eq!(all["few"]["LDG.E.128"], 1);
+    let judge = |kernel: &str, wants, stack_bytes| {
+        let ceiling = Resources { stack_bytes, ..Resources::default() };
+        complaints(&all[kernel], wants, ceiling).join(", ")
+    };
+    assert_eq!(judge("few", "HMMA LDG.E.128", 0), "");
+    assert_eq!(judge("few", "HMMA LDG.E.64|LDG.E.128 PRMT", 0), "no PRMT");
+    assert_eq!(judge("other", "", 0), "DFMA, LDL");
+    assert_eq!(judge("other", "", 8), "DFMA");
+}
+
+#[test]
+fn only_kernels_there_are_have_wanted_instructions() {
+    let ceilings = ceilings();
+    assert!(wanted().keys().all(|kernel| ceilings.contains_key(*kernel)));
+}
+
 #[test]
 fn every_kernel_compiles_for_every_architecture() {
     let Some(place) = std::env::var_os("HADAL_NVRTC") else {
@@ -88,14 +170,18 @@ fn every_kernel_compiles_for_every_architecture() {
         return;
     };
     let nvrtc = Nvrtc::open(Some(Path::new(&place))).expect("HADAL_NVRTC names NVRTC's library");
-    let ceilings = ceilings();
-    let (mut checked, mut over) = (0, Vec::new());
+    let nvdisasm = std::env::var_os("HADAL_NVDISASM");
+    let (ceilings, wanted) = (ceilings(), wanted());
+    let (mut checked, mut judged, mut over) = (0, 0, Vec::new());
     for unit in &UNITS {
         for arch in ARCHES {
             let compiled = nvrtc.compile(unit, arch, &["--ptxas-options=-v"]);
             let compiled = compiled.unwrap_or_else(|error| panic!("{error}"));
             assert!(compiled.image.starts_with(b"\x7fELF"), "{} {arch}: no cubin", unit.name);
             let found = read_log(&compiled.log);
+            let sass = nvdisasm.as_ref().map(|nvdisasm| {
+                read_sass(&disassemble(nvdisasm, unit.name, &compiled.image))
+            });
             for &name in unit.kernels {
                 let used =
                     found.get(name).unwrap_or_else(|| panic!("{arch}: no {name} in the log"));
@@ -108,11 +194,16 @@ fn every_kernel_compiles_for_every_architecture() {
                     over.push(format!("{arch} {name}: {used:?}, allowed are {ceiling:?}"));
                 }
                 checked += 1;
+                let Some(sass) = &sass else { continue };
+                let wants = wanted.get(name).copied().unwrap_or_default();
+                let wrong = complaints(&sass[name], wants, ceiling);
+                over.extend(wrong.iter().map(|what| format!("{arch} {name}: {what}")));
+                judged += 1;
             }
         }
     }
     let kernels: usize = UNITS.iter().map(|unit| unit.kernels.len()).sum();
     assert_eq!(checked, kernels * ARCHES.len());
-    println!("checked {checked} kernels");
+    println!("checked {checked} kernels, the machine code of {judged}");
     assert!(over.is_empty(), "{}", over.join("\n"));
 }
