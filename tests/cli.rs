@@ -232,6 +232,35 @@ fn bench_ends_with_the_line_a_script_reads() {
     }
 }
 
+#[test]
+fn bench_times_a_geometry_without_a_checkpoint() {
+    let text = output(&[
+        "bench",
+        "--geometry",
+        "demo",
+        "--layers",
+        "3",
+        "--depth",
+        "8",
+        "--gen",
+        "2",
+        "--profile",
+    ]);
+    assert!(text.starts_with("synthetic demo, 3 layers on cpu:0"), "{text}");
+    let head =
+        text.lines().position(|line| line.starts_with("a token at depth 8")).expect("a table");
+    let ops: Vec<&str> =
+        text.lines().skip(head + 2).filter_map(|line| line.split_whitespace().next()).collect();
+    for op in ["moe_experts", "attend_project", "head", "hc_turn"] {
+        assert!(ops.contains(&op) || ops.contains(&"matmul"), "{op} is not in {text}");
+    }
+    let failed = hadal(&["bench", "--geometry", "turbo"]).output().expect("it was built");
+    let told = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(told.contains("--geometry turbo is not known; known are flash, "), "{told}");
+    let failed = hadal(&["bench", "--geometry", "demo", "--layers", "999"]).output();
+    assert_eq!(failed.expect("it was built").status.code(), Some(1));
+}
+
 /// Sends SIGINT and waits for the end; returns the status and how many signals it took. A process that
 /// was started in the background begins with the signal ignored, so the first one may be lost.
 #[cfg(unix)]

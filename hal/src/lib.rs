@@ -32,6 +32,6 @@ pub use program::{Builder, Lowered, Node, Program, Site};
 pub use registry::{DeviceName, Registry};
 pub use tensor::{Buffer, DType, RawBuffer, RowCodec, Shape, Tensor};
 pub use weight::{
-    ByteOwner, Encoding, RawWeight, SharedBytes, Weight, WeightPart, WeightSegment, WeightSource,
-    WeightSpec, WeightSupport,
+    ByteOwner, Encoding, Noise, RawWeight, SharedBytes, Weight, WeightPart, WeightSegment,
+    WeightSource, WeightSpec, WeightSupport,
 };

@@ -192,6 +192,42 @@ pub trait WeightSource {
     fn lend(&self) -> Option<Vec<WeightSegment>> {
         None
     }
+
+    /// That `part` of `segment` is this noise and nothing else: a backend may make the bytes itself, where
+    /// they are needed, and then gets the same ones as from `read`.
+    fn noise(&self, _segment: u32, _part: WeightPart) -> Option<Noise> {
+        None
+    }
+}
+
+/// Pseudo-random bytes that any device makes alike, for weights that only have to be as large as real
+/// ones. Word i, little-endian, is `hash(seed, i) & and | or`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noise {
+    /// Which noise.
+    pub seed: u32,
+    /// Bits that vary.
+    pub and: u32,
+    /// Bits that are set.
+    pub or: u32,
+}
+
+impl Noise {
+    /// The i-th word: Wellons' `lowbias32` of the index's halves and the seed.
+    pub fn word(&self, index: u64) -> u32 {
+        let mut hash = index as u32 ^ self.seed ^ ((index >> 32) as u32).wrapping_mul(0x9e37_79b9);
+        hash = (hash ^ hash >> 16).wrapping_mul(0x21f0_aaad);
+        hash = (hash ^ hash >> 15).wrapping_mul(0x735a_2d97);
+        (hash ^ hash >> 15) & self.and | self.or
+    }
+
+    /// Its first bytes.
+    pub fn fill(&self, out: &mut [u8]) {
+        for (index, chunk) in out.chunks_mut(4).enumerate() {
+            let word = self.word(index as u64).to_le_bytes();
+            chunk.copy_from_slice(&word[..chunk.len()]);
+        }
+    }
 }
 
 /// What a backend keeps behind a [`Weight`].
@@ -244,6 +280,22 @@ pub enum WeightSupport {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn noise_varies_where_it_may() {
+        let noise = Noise { seed: 7, and: 0x00ff_ff0f, or: 0x4000_0000 };
+        let mut bytes = [0; 4099];
+        noise.fill(&mut bytes);
+        assert!(bytes.iter().skip(3).step_by(4).all(|&byte| byte == 0x40));
+        assert!(bytes.iter().step_by(4).all(|&byte| byte < 0x10));
+        let mut seen = [false; 256];
+        bytes.iter().skip(1).step_by(4).for_each(|&byte| seen[usize::from(byte)] = true);
+        assert!(seen.iter().filter(|&&seen| seen).count() > 240);
+        // The prefix of a longer one, and another seed's is another.
+        assert_eq!(noise.word(1024).to_le_bytes()[..3], bytes[4096..]);
+        assert_ne!(Noise { seed: 8, ..noise }.word(0), noise.word(0));
+        assert_ne!(noise.word(1 << 32), noise.word(0));
+    }
 
     #[test]
     fn sizes_follow_the_released_layout() {

@@ -417,3 +417,25 @@ KERNEL(finish_rows, FinishRows, 256) {
     // 3 round and write
     write_rounded(p.out, row, width, p.round, [&](u32 column) { return values[column]; });
 }
+
+struct MakeNoise {
+    u8* at;
+    u64 bytes;
+    u32 seed, and_bits, or_bits, pad;
+};
+
+// Word i is hash(seed, i) & and | or, as `hal::Noise` says. One thread a word; the last may be cut off.
+KERNEL(make_noise, MakeNoise, 256) {
+    const u64 word = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (4 * word >= p.bytes) return;
+    u32 hash = (u32)word ^ p.seed ^ (u32)(word >> 32) * 0x9e3779b9u;
+    hash = (hash ^ hash >> 16) * 0x21f0aaadu;
+    hash = (hash ^ hash >> 15) * 0x735a2d97u;
+    hash = ((hash ^ hash >> 15) & p.and_bits) | p.or_bits;
+    const u64 left = p.bytes - 4 * word;
+    if (left >= 4 && (u64)p.at % 4 == 0) {
+        ((u32*)p.at)[word] = hash;
+        return;
+    }
+    for (u32 i = 0; i < 4 && i < left; i++) p.at[4 * word + i] = (u8)(hash >> 8 * i);
+}

@@ -279,6 +279,16 @@ pub struct BenchArgs {
         long = "gen", value_name = "G", value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub generate: Option<u32>,
+    /// Time a model of this geometry with synthetic weights: flash, pro, flash-base, pro-base, demo
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    pub geometry: Option<String>,
+    /// Only the first N layers of the geometry
+    #[arg(long, value_name = "N", requires = "geometry",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub layers: Option<u32>,
+    /// Time every op, and print what it moves and computes; makes a step slower
+    #[arg(long)]
+    pub profile: bool,
     /// End with one line of JSON
     #[arg(long)]
     pub json: bool,

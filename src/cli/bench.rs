@@ -5,12 +5,17 @@
 //! plans are compiled. Prompts are arbitrary token ids; generated tokens are greedy. On a shared
 //! machine the ratios to the bandwidth and the peak, measured in the same run, mean more than times.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::budget::{KeyStorage, Ledger, cache_bytes_per_token, token_flops};
+use engine::model::cost::Cost;
 use engine::{Engine, ModelOptions, Numerics, Run, Sequence, Want};
+use hal::profile::Ring;
+use hal::{OpEvent, Profile, Sink};
 use kernels::common::isa::{Isa, Level};
 use kernels::common::peak::{fma_rate, read_bandwidth};
 use kernels::common::pool::Pool;
@@ -20,6 +25,7 @@ use super::args::BenchArgs;
 use super::failure::{Failure, Result};
 use super::interrupt::Interrupt;
 use super::model::{self, Source};
+use super::profile::{self, Rates};
 use super::term;
 
 /// Prompts timed where no size was asked for, in tokens.
@@ -30,6 +36,8 @@ const DEPTHS: [u32; 3] = [16, 512, 2048];
 const GENERATED: u32 = 32;
 /// Numbers the bandwidth is measured with: 256 MiB, several times any cache.
 const PROBE_NUMBERS: usize = 1 << 26;
+/// Times of ops that are kept of one stretch.
+const EVENTS_MAX: usize = 1 << 20;
 /// Windows of which the best counts.
 const PROBE_WINDOWS: usize = 5;
 
@@ -96,17 +104,23 @@ struct Peak {
 pub fn bench(args: &BenchArgs) -> Result<()> {
     let interrupt = Interrupt::install()?;
     let workload = Workload::new(args);
-    let source = Source::new(args.model.model.as_deref())?;
+    let source = match &args.geometry {
+        Some(name) => Source::Synthetic { name: name.clone(), layers: args.layers },
+        None => Source::new(args.model.model.as_deref())?,
+    };
     let context = u32::try_from(workload.context())
         .map_err(|_| Failure::new("so long a context cannot be opened"))?;
-    let options = ModelOptions { context, ..ModelOptions::default() };
+    let profile = if args.profile { Profile::Ops } else { Profile::Off };
+    let options = ModelOptions { context, profile, ..ModelOptions::default() };
+    let ring = args.profile.then(|| Arc::new(Ring::new(EVENTS_MAX)));
     let started = Instant::now();
     let checkpoint = source.checkpoint()?;
     let size = checkpoint.inspection().size.clone();
-    let engine = model::open(&source, &checkpoint, &args.model, options, &interrupt)?;
+    let sink = ring.clone().map(|ring| ring as Arc<dyn Sink>);
+    let engine = model::open_watched(&source, &checkpoint, &args.model, options, &interrupt, sink.as_ref())?;
     let load = started.elapsed();
     let on_cpu = engine.device().info().backend == "cpu";
-    let mut bench = Bench { engine, interrupt, seed: 1 };
+    let mut bench = Bench { engine, interrupt, seed: 1, ring, profiles: Vec::new() };
     let mut timings = Vec::new();
     bench.warm_up()?;
     for &length in &workload.prefills {
@@ -120,8 +134,21 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let isa = args.model.isa.as_deref().and_then(Level::from_name).and_then(Isa::force);
     let isa = isa.unwrap_or_else(Isa::best);
     let peak = on_cpu.then(|| Peak::measure(isa, threads));
-    let report =
-        Report { source, size, engine: bench.engine, timings, load, peak_rss, threads, isa, peak };
+    let Bench { engine, profiles, .. } = bench;
+    let rates = args.profile.then(|| Rates::measure(engine.device())).transpose()?;
+    let report = Report {
+        source,
+        size,
+        engine,
+        timings,
+        load,
+        peak_rss,
+        threads,
+        isa,
+        peak,
+        profiles,
+        rates,
+    };
     let mut out = io::stdout().lock();
     out.write_all(report.text(args).as_bytes())?;
     if args.json {
@@ -139,6 +166,17 @@ struct Bench {
     engine: Engine,
     interrupt: Interrupt,
     seed: u64,
+    ring: Option<Arc<Ring>>,
+    profiles: Vec<Measured>,
+}
+
+/// Times of ops of one stretch.
+struct Measured {
+    title: String,
+    events: Vec<OpEvent>,
+    dropped: u64,
+    costs: BTreeMap<&'static str, Cost>,
+    steps: u32,
 }
 
 impl Bench {
@@ -174,9 +212,14 @@ impl Bench {
     fn prefill(&mut self, length: u32) -> Result<Timing> {
         let mut sequence = self.engine.open_sequence()?;
         let tokens = self.tokens(length);
+        self.forget();
         let started = Instant::now();
         self.feed(&mut sequence, &tokens)?;
-        Ok(Timing { what: "prefill", depth: 0, tokens: length, time: started.elapsed() })
+        let time = started.elapsed();
+        // Only whole steps: bytes and operations are those of one of them.
+        let rows = self.engine.capacity().rows.min(length);
+        self.keep(format!("prefill of {length} tokens"), rows, length / 2, length / rows);
+        Ok(Timing { what: "prefill", depth: 0, tokens: length, time })
     }
 
     fn decode(&mut self, depth: u32, count: u32) -> Result<Timing> {
@@ -184,13 +227,32 @@ impl Bench {
         let tokens = self.tokens(depth);
         self.feed(&mut sequence, &tokens)?;
         let mut next = tokens[0];
+        self.forget();
         let started = Instant::now();
         for _ in 0..count {
             self.interrupt.check()?;
             let run = Run { sequence: &mut sequence, tokens: &[next], want: Want::Last };
             next = largest(self.engine.step(&mut [run])?.row(0));
         }
-        Ok(Timing { what: "decode", depth, tokens: count, time: started.elapsed() })
+        let time = started.elapsed();
+        self.keep(format!("a token at depth {depth}"), 1, depth + count / 2, count);
+        Ok(Timing { what: "decode", depth, tokens: count, time })
+    }
+
+    /// Drops the times of what ran so far.
+    fn forget(&self) {
+        if let Some(ring) = &self.ring {
+            ring.take();
+        }
+    }
+
+    /// Keeps the times of what ran since: `steps` steps of `rows` rows, the middle one at a depth.
+    fn keep(&mut self, title: String, rows: u32, depth: u32, steps: u32) {
+        if let Some(ring) = &self.ring {
+            let (events, dropped) = ring.take();
+            let costs = self.engine.costs(rows, depth);
+            self.profiles.push(Measured { title, events, dropped, costs, steps });
+        }
     }
 }
 
@@ -228,6 +290,8 @@ struct Report {
     threads: u32,
     isa: Isa,
     peak: Option<Peak>,
+    profiles: Vec<Measured>,
+    rates: Option<Rates>,
 }
 
 impl Report {
@@ -255,8 +319,28 @@ impl Report {
         ];
         rows.extend(self.timings.iter().map(|timing| self.row(timing)));
         text.push_str(&term::columns(&rows, &[1, 2, 3, 4, 5, 6, 7]));
+        text.push_str(&self.profile());
         if let Some(peak) = self.peak_rss.filter(|_| !args.json) {
             text.push_str(&format!("peak memory {peak:.0} MB\n"));
+        }
+        text
+    }
+
+    /// What was measured of ops.
+    fn profile(&self) -> String {
+        let Some(rates) = self.rates else { return String::new() };
+        let mut text = format!(
+            "every op was timed, which makes steps slower; this device copies {:.1} GB/s and multiplies {:.0} \
+             GFLOP/s of bf16\n",
+            rates.copy, rates.matrix
+        );
+        for measured in &self.profiles {
+            text.push_str(&format!("\n{}, per step:\n", measured.title));
+            let table = profile::table(&measured.events, &measured.costs, measured.steps, rates);
+            text.push_str(&table);
+            if measured.dropped > 0 {
+                text.push_str(&format!("{} times were lost\n", measured.dropped));
+            }
         }
         text
     }

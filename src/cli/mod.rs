@@ -18,6 +18,7 @@ mod model;
 #[cfg(feature = "selftest")]
 mod parity;
 mod plan;
+mod profile;
 #[cfg(feature = "pull")]
 mod pull;
 mod run;

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use engine::config::{ModelConfig, PRESETS, preset};
 use engine::load::{Checkpoint, StaticBytes};
 use engine::refusal::RefusalKind;
 use engine::sample::SamplingParams;
@@ -34,6 +35,13 @@ pub enum Source {
     Demo,
     /// A folder in Hugging Face's layout.
     Folder(PathBuf),
+    /// A geometry with noise for weights.
+    Synthetic {
+        /// Its name.
+        name: String,
+        /// Its first layers; all where absent.
+        layers: Option<u32>,
+    },
 }
 
 impl Source {
@@ -54,10 +62,8 @@ impl Source {
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         let opened = match self {
             Source::Folder(folder) => Checkpoint::open(folder),
-            Source::Demo => {
-                let file: Arc<dyn hal::ByteOwner> = Arc::new(StaticBytes(demo::weights()));
-                Checkpoint::from_memory(demo::CONFIG, vec![("model.safetensors".into(), file)])
-            }
+            Source::Demo => demo_checkpoint(),
+            Source::Synthetic { name, layers } => Checkpoint::synthetic(geometry(name, *layers)?),
         };
         opened.map_err(|refusal| self.place(refusal.into()))
     }
@@ -67,6 +73,9 @@ impl Source {
         let tokenizer = match self {
             Source::Folder(folder) => Tokenizer::from_folder(folder),
             Source::Demo => Tokenizer::from_bytes(demo::TOKENIZER),
+            Source::Synthetic { .. } => {
+                return Err(self.place(Failure::new("a synthetic model has no words")));
+            }
         };
         let checked = tokenizer.and_then(|tokenizer| {
             tokenizer.expect_vocabulary(vocab)?;
@@ -97,6 +106,7 @@ impl Source {
         let name = "generation_config.json";
         let bytes = match self {
             Source::Demo => demo::GENERATION.to_vec(),
+            Source::Synthetic { .. } => return Ok(GenerationConfig::default()),
             Source::Folder(folder) => {
                 let path = folder.join(name);
                 match fs::metadata(&path) {
@@ -124,8 +134,36 @@ impl fmt::Display for Source {
         match self {
             Source::Demo => out.write_str(demo::NAME),
             Source::Folder(folder) => write!(out, "{}", folder.display()),
+            Source::Synthetic { name, layers: None } => write!(out, "synthetic {name}"),
+            Source::Synthetic { name, layers: Some(layers) } => {
+                write!(out, "synthetic {name}, {layers} layers")
+            }
         }
     }
+}
+
+fn demo_checkpoint() -> std::result::Result<Checkpoint, engine::refusal::Refusal> {
+    let file: Arc<dyn hal::ByteOwner> = Arc::new(StaticBytes(demo::weights()));
+    Checkpoint::from_memory(demo::CONFIG, vec![("model.safetensors".into(), file)])
+}
+
+/// A geometry by name, cut after some layers.
+fn geometry(name: &str, layers: Option<u32>) -> Result<ModelConfig> {
+    let config = match name {
+        "demo" => demo_checkpoint()?.config().clone(),
+        _ => preset(name).ok_or_else(|| {
+            let known = PRESETS.join(", ");
+            Failure::new(format!("--geometry {name} is not known; known are {known}, demo"))
+        })?,
+    };
+    let mut config = ModelConfig { mtp_blocks: 0, ..config };
+    let all = config.layers.len();
+    let layers = layers.map_or(all, |layers| layers as usize);
+    if layers > all {
+        return Err(Failure::new(format!("--layers {layers}: {name} has {all}")));
+    }
+    config.layers.truncate(layers);
+    Ok(config)
 }
 
 /// What generation_config.json says; other keys do not concern us.
@@ -147,6 +185,18 @@ pub fn open(
     options: ModelOptions,
     interrupt: &Interrupt,
 ) -> Result<Engine> {
+    open_watched(source, checkpoint, args, options, interrupt, None)
+}
+
+/// The same, with times of ops given to `sink` where `options` ask for them.
+pub fn open_watched(
+    source: &Source,
+    checkpoint: &Checkpoint,
+    args: &ModelArgs,
+    options: ModelOptions,
+    interrupt: &Interrupt,
+    sink: Option<&Arc<dyn hal::Sink>>,
+) -> Result<Engine> {
     let usual = CONTEXT_USUAL.min(checkpoint.config().context);
     let context = args.context.or(Some(options.context).filter(|&context| context > 0));
     let options =
@@ -163,7 +213,7 @@ pub fn open(
     let mut forms = forms.into_iter().peekable();
     let opened = loop {
         let form = forms.next().expect("there is at least one form");
-        let device = registry::registry().open(&args.device, &settings(args, form))?;
+        let device = registry::registry().open(&args.device, &settings(args, form, sink))?;
         let mut opened = Engine::open(device, checkpoint, &options, &mut progress);
         if let (Ok(engine), true) = (&mut opened, choice) {
             // Scratch of the largest step is part of what must fit.
@@ -204,11 +254,16 @@ fn weight_forms(args: &ModelArgs) -> Result<Vec<Option<&str>>> {
     }
 }
 
-fn settings(args: &ModelArgs, form: Option<&str>) -> OpenOptions {
+fn settings(
+    args: &ModelArgs,
+    form: Option<&str>,
+    sink: Option<&Arc<dyn hal::Sink>>,
+) -> OpenOptions {
     let threads = args.threads.map(|threads| ("threads".to_owned(), threads.to_string()));
     let isa = args.isa.clone().map(|isa| ("isa".to_owned(), isa));
     let weights = form.map(|form| ("weights".to_owned(), form.to_owned()));
-    OpenOptions { settings: threads.into_iter().chain(isa).chain(weights).collect(), sink: None }
+    let settings = threads.into_iter().chain(isa).chain(weights).collect();
+    OpenOptions { settings, sink: sink.cloned() }
 }
 
 /// Whether less memory would help.

@@ -5,10 +5,11 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hal::{Buffer, Error, HostMemory, MemoryReport, RawBuffer, Result, Tensor};
+use hal::{Buffer, Error, HostMemory, MemoryReport, Noise, RawBuffer, Result, Tensor};
 
 use crate::device::Machine;
 use crate::driver::{Address, Driver};
+use crate::record::{Args, Scope};
 
 /// Counts what is allocated and refuses what does not fit.
 #[derive(Debug)]
@@ -125,6 +126,36 @@ impl CudaBuffer {
         let queued = unsafe { machine.driver.copy_in(*home, target, bytes.as_ptr(), bytes.len()) };
         let done = queued.and_then(|()| machine.driver.synchronize(*home));
         machine.survive(done, || label.to_owned())
+    }
+
+    /// Queues noise for what nobody uses yet; `settle` waits for it.
+    ///
+    /// # Panics
+    /// If it leaves the buffer.
+    pub(crate) fn make(&self, label: &str, offset: u64, bytes: u64, noise: Noise) -> Result<()> {
+        assert!(offset + bytes <= self.size_bytes);
+        let machine = &self.machine;
+        let args = Args::new()
+            .address(self.address + offset)
+            .long(bytes)
+            .int(noise.seed)
+            .int(noise.and)
+            .int(noise.or)
+            .int(0);
+        let home = lock(&machine.home);
+        let scope = Scope { machine, workspace: 0 };
+        for launch in scope.elements("make_noise", bytes.div_ceil(4), args) {
+            // SAFETY: inside the buffer, which its owner keeps until `settle`.
+            let queued = unsafe { machine.driver.launch(*home, &launch) };
+            machine.survive(queued, || label.to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// Waits for what `make` queued.
+    pub(crate) fn settle(&self, label: &str) -> Result<()> {
+        let home = lock(&self.machine.home);
+        self.machine.survive(self.machine.driver.synchronize(*home), || label.to_owned())
     }
 
     pub(crate) fn is_writable(&self) -> bool {

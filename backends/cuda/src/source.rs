@@ -40,6 +40,7 @@ pub static UNITS: [Unit; 7] = [
             "rms_norm_rows",
             "rope_rows",
             "finish_rows",
+            "make_noise",
         ],
     },
     Unit {

@@ -86,12 +86,7 @@ static TABLE: &[Entry] = &[
     plain("norm_quant", finish::fits, finish::record),
     plain("qk_finish", finish::fits, finish::record),
     plain("compress", compress::fits, compress::record),
-    spacious(
-        "index_select",
-        index::select_fits,
-        index::select_workspace_bytes,
-        index::select,
-    ),
+    spacious("index_select", index::select_fits, index::select_workspace_bytes, index::select),
     spacious(
         "attend_project",
         attend::project_fits,

@@ -1,7 +1,7 @@
 //! Weights, kept in the checkpoint's encoding: all codes one after the other, then all scales.
 //!
 //! What the source lends is copied straight from there; what it must read passes through one pinned
-//! buffer, segment by segment. INT8 is refused: no kernel reads it.
+//! buffer, segment by segment; noise is made on the device. INT8 is refused: no kernel reads it.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -118,6 +118,7 @@ pub(crate) fn load(source: &mut dyn WeightSource, machine: &Arc<Machine>) -> Res
     let machine = Arc::clone(machine);
     let weight = CudaWeight { buffer, scales_offset, spec: spec.clone(), machine };
     match source.lend() {
+        None if source.noise(0, WeightPart::Codes).is_some() => weight.make(source)?,
         Some(lent) => {
             for (segment, lent) in lent.iter().enumerate() {
                 weight.fill(segment as u32, WeightPart::Codes, lent.codes.bytes())?;
@@ -149,11 +150,30 @@ impl CudaWeight {
                 bytes.len()
             )));
         }
-        let base = match part {
+        self.buffer.write(&self.spec.name, self.base(part) + u64::from(segment) * size, bytes)
+    }
+
+    /// Makes every segment on the device, for a source that is noise.
+    fn make(&self, source: &dyn WeightSource) -> Result<()> {
+        for segment in 0..self.spec.segments() {
+            for part in [WeightPart::Codes, WeightPart::Scales] {
+                let bytes = self.part_bytes(part);
+                let Some(noise) = source.noise(segment, part).filter(|_| bytes > 0) else {
+                    continue;
+                };
+                let base = self.base(part) + u64::from(segment) * bytes;
+                self.buffer.make(&self.spec.name, base, bytes, noise)?;
+            }
+        }
+        self.buffer.settle(&self.spec.name)
+    }
+
+    /// Where a part begins.
+    fn base(&self, part: WeightPart) -> u64 {
+        match part {
             WeightPart::Codes => 0,
             WeightPart::Scales => self.scales_offset,
-        };
-        self.buffer.write(&self.spec.name, base + u64::from(segment) * size, bytes)
+        }
     }
 
     /// Pulls every segment through the staging buffer.

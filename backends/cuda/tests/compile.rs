@@ -179,9 +179,9 @@ fn every_kernel_compiles_for_every_architecture() {
             let compiled = compiled.unwrap_or_else(|error| panic!("{error}"));
             assert!(compiled.image.starts_with(b"\x7fELF"), "{} {arch}: no cubin", unit.name);
             let found = read_log(&compiled.log);
-            let sass = nvdisasm.as_ref().map(|nvdisasm| {
-                read_sass(&disassemble(nvdisasm, unit.name, &compiled.image))
-            });
+            let sass = nvdisasm
+                .as_ref()
+                .map(|nvdisasm| read_sass(&disassemble(nvdisasm, unit.name, &compiled.image)));
             for &name in unit.kernels {
                 let used =
                     found.get(name).unwrap_or_else(|| panic!("{arch}: no {name} in the log"));

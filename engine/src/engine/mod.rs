@@ -7,6 +7,7 @@
 mod plans;
 mod transfer;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hal::{Device, Mode, Profile, Queue, QueueKind};
@@ -17,6 +18,7 @@ use crate::experts::ExpertCounts;
 use crate::limits::{HEAD_ROWS_MAX, PAGE_TOKENS, ROWS_MAX, SEQUENCES_MAX};
 use crate::load::Checkpoint;
 use crate::model::Numerics;
+use crate::model::cost::Cost;
 use crate::model::params;
 use crate::state::{Capacity, Pool, RunView, Sequence, StepShape};
 use plans::Plans;
@@ -261,6 +263,12 @@ impl Engine {
         self.plans.step(shape)?;
         self.plans.head(1)?;
         self.plans.head(sequences.next_power_of_two().min(HEAD_ROWS_MAX))
+    }
+
+    /// What a step of `rows` rows of one sequence and the logits of its last row cost at a depth, by op: bytes
+    /// and operations. Empty unless ops are timed ([`ModelOptions::profile`]) and such a step has run.
+    pub fn costs(&self, rows: u32, depth: u32) -> BTreeMap<&'static str, Cost> {
+        self.plans.costs(self.shape(rows, 1), 1, depth)
     }
 
     /// Feeds every run's tokens to its sequence and returns the wanted logits.

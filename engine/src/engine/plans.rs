@@ -1,13 +1,13 @@
 //! Compiled plans of one model: one per step shape, one per number of logit rows. They share a
 //! scratch arena and the step block's buffer, because they run one after the other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hal::{
-    Buffer, BufferDesc, CompileOptions, DType, Device, HostSlot, MemoryKind, Plan, Program, Queue,
-    RowCodec, Shape, Tensor, WeightSpec, WeightSupport,
+    Buffer, BufferDesc, CompileOptions, DType, Device, HostSlot, MemoryKind, Plan, Profile, Program,
+    Queue, RowCodec, Shape, Tensor, WeightSpec, WeightSupport,
 };
 
 use super::ModelOptions;
@@ -18,6 +18,7 @@ use crate::experts::ExpertCounts;
 use crate::limits::{HEAD_ROWS_MAX, PAGE_TOKENS, STEP_TIMEOUT_S};
 use crate::load::Checkpoint;
 use crate::model::Numerics;
+use crate::model::cost::{Cost, cost};
 use crate::model::emit::{self, Emission, StatePart, part_tensor};
 use crate::model::params::Params;
 use crate::state::geometry::parts;
@@ -84,6 +85,8 @@ pub struct Plans {
 
 struct StepPlan {
     plan: Arc<dyn Plan>,
+    /// The ops that run, where they are timed.
+    program: Option<Program>,
     layout: StepLayout,
     target: Tensor,
     slot: Option<HostSlot>,
@@ -92,6 +95,7 @@ struct StepPlan {
 
 struct HeadPlan {
     plan: Arc<dyn Plan>,
+    program: Option<Program>,
     rows: Tensor,
     rows_slot: Option<HostSlot>,
     logits: Tensor,
@@ -193,7 +197,7 @@ impl Plans {
         self.picks.as_ref().map(|(_, counts)| counts)
     }
 
-    fn compile(&self, program: &Program, label: String) -> Result<Arc<dyn Plan>> {
+    fn compile(&self, program: &Program, label: String) -> Result<(Arc<dyn Plan>, Program)> {
         let device = &*self.device;
         let lowered = program.lower(&|op| device.supports(op))?;
         let own;
@@ -206,7 +210,8 @@ impl Plans {
         };
         let options =
             CompileOptions { label, mode: self.options.mode, profile: self.options.profile };
-        Ok(device.compile(&lowered.bind(arena)?, &options)?)
+        let bound = lowered.bind(arena)?;
+        Ok((device.compile(&bound, &options)?, bound))
     }
 
     /// Compiles the plan of a shape, if it is not there yet.
@@ -217,7 +222,8 @@ impl Plans {
         let layout = StepLayout::new(&self.config, shape, &self.capacity);
         let program = emit::step(&self.emission(), &layout)?;
         let label = format!("step of {} rows, {} sequences", shape.rows, shape.sequences);
-        let plan = self.compile(&program, label)?;
+        let (plan, program) = self.compile(&program, label)?;
+        let program = (self.options.profile == Profile::Ops).then_some(program);
         let bytes = Shape::new(&[1, layout.size_bytes as u32]);
         let target = Tensor::new(self.block.clone(), 0, bytes, DType::U8, RowCodec::Plain)?;
         let slot = Some(self.device.host_slot(layout.size_bytes)?);
@@ -229,7 +235,7 @@ impl Plans {
                 Some((own, Some(self.device.host_slot(bytes)?)))
             }
         };
-        self.steps.insert(shape, StepPlan { plan, layout, target, slot, picks });
+        self.steps.insert(shape, StepPlan { plan, program, layout, target, slot, picks });
         Ok(())
     }
 
@@ -242,12 +248,24 @@ impl Plans {
         let list = tensor(device, "logit rows", &[rows, 1], DType::I32)?;
         let logits = tensor(device, "logits", &[rows, self.config.vocab], DType::F32)?;
         let program = emit::head(&self.emission(), &list, &logits)?;
-        let plan = self.compile(&program, format!("head of {rows} rows"))?;
+        let (plan, program) = self.compile(&program, format!("head of {rows} rows"))?;
+        let program = (self.options.profile == Profile::Ops).then_some(program);
         let rows_slot = Some(device.host_slot(u64::from(rows) * 4)?);
         let logits_slot = Some(device.host_slot(logits.shape().elements() * 4)?);
-        let head = HeadPlan { plan, rows: list, rows_slot, logits, logits_slot };
+        let head = HeadPlan { plan, program, rows: list, rows_slot, logits, logits_slot };
         self.heads.insert(rows, head);
         Ok(())
+    }
+
+    /// What one step and its head cost, by op; empty if ops are not timed.
+    pub fn costs(&self, shape: StepShape, heads: u32, depth: u32) -> BTreeMap<&'static str, Cost> {
+        let step = self.steps.get(&shape).and_then(|step| step.program.as_ref());
+        let head = self.heads.get(&heads).and_then(|head| head.program.as_ref());
+        let mut costs = BTreeMap::new();
+        for node in step.into_iter().chain(head).flat_map(Program::nodes) {
+            *costs.entry(node.op.name()).or_insert_with(Cost::default) += cost(&node.op, depth);
+        }
+        costs
     }
 
     /// Runs one step, whose first `rows` rows are real; returns when it is done.

@@ -13,6 +13,7 @@ mod header;
 mod inspection;
 mod names;
 mod survey;
+mod synthetic;
 mod values;
 mod weight;
 
@@ -27,7 +28,8 @@ pub use folder::{ShardIndex, parse_index};
 pub use header::{Dtype, Header, TensorEntry, parse_header};
 pub use inspection::{DtypeReport, FileReport, Inspection};
 pub use names::{Block, Key, Part, parse_name};
-pub use weight::{CheckpointWeight, Role};
+pub use synthetic::SyntheticWeight;
+pub use weight::{AnyWeight, CheckpointWeight, Role};
 
 use crate::config::{ModelConfig, parse_config};
 use crate::refusal::{Refusal, RefusalKind};
@@ -40,6 +42,8 @@ pub struct Checkpoint {
     files: Vec<WeightFile>,
     places: HashMap<Key, Place>,
     inspection: Inspection,
+    /// No files: numbers are noise.
+    synthetic: bool,
 }
 
 impl fmt::Debug for Checkpoint {
@@ -84,7 +88,7 @@ impl Checkpoint {
         let config = parse_config(config).map_err(|refusal| refusal.at("config.json"))?;
         let survey = survey::survey(&config, &files)?;
         let inspection = Inspection::new(&config, &files, &survey);
-        Ok(Self { config, files, places: survey.places, inspection })
+        Ok(Self { config, files, places: survey.places, inspection, synthetic: false })
     }
 
     /// Geometry and schedule.

@@ -15,6 +15,9 @@ impl Checkpoint {
     /// `Tensor` if the model has no such tensor or it is not floating-point, `Value` if a number in it
     /// is not finite.
     pub fn vector(&self, block: Block, leaf: Leaf) -> Result<Vec<f32>, Refusal> {
+        if self.synthetic {
+            return self.synthetic_vector(block, leaf);
+        }
         let (file, entry) = self.entry(&Key { block, leaf, expert: 0, part: Part::Codes })?;
         let bytes = &self.files[file].owner.bytes()[entry.begin..entry.end];
         let values = widen(entry, bytes)?;
@@ -33,6 +36,9 @@ impl Checkpoint {
     /// # Errors
     /// `Tensor` if the layer has no table, `Value` if it names an expert that does not exist.
     pub fn expert_table(&self, layer: u32) -> Result<Vec<i32>, Refusal> {
+        if self.synthetic {
+            return self.synthetic_table(layer);
+        }
         let key = Key {
             block: Block::Main(layer),
             leaf: Leaf::RouterTable,

@@ -8,6 +8,7 @@ use super::Checkpoint;
 use super::header::TensorEntry;
 use super::names::{Block, Key, Part};
 use super::survey::{encoding_of, refuse};
+use super::synthetic::SyntheticWeight;
 use crate::config::{Leaf, ModelConfig};
 use crate::refusal::{Refusal, RefusalKind, shown};
 
@@ -35,7 +36,7 @@ pub enum Role {
 
 impl Role {
     /// The stacked leaves, first rows first.
-    fn leaves(self) -> &'static [Leaf] {
+    pub(super) fn leaves(self) -> &'static [Leaf] {
         match self {
             Role::One(leaf) => {
                 let place = Leaf::ALL.iter().position(|other| *other == leaf);
@@ -59,7 +60,7 @@ impl Role {
         }
     }
 
-    fn groups(self, config: &ModelConfig) -> u32 {
+    pub(super) fn groups(self, config: &ModelConfig) -> u32 {
         match self {
             Role::OutDown => config.o_groups,
             Role::ExpertsGateUp | Role::ExpertsDown => config.experts,
@@ -115,12 +116,62 @@ impl WeightSource for CheckpointWeight {
     }
 }
 
+/// A weight of a model: from a file, or noise.
+#[derive(Clone, Debug)]
+pub enum AnyWeight {
+    /// From a file.
+    Stored(CheckpointWeight),
+    /// Noise.
+    Synthetic(SyntheticWeight),
+}
+
+impl AnyWeight {
+    fn source(&self) -> &dyn WeightSource {
+        match self {
+            AnyWeight::Stored(weight) => weight,
+            AnyWeight::Synthetic(weight) => weight,
+        }
+    }
+}
+
+impl WeightSource for AnyWeight {
+    fn spec(&self) -> &WeightSpec {
+        self.source().spec()
+    }
+
+    fn read(&mut self, segment: u32, part: WeightPart, out: &mut [u8]) -> hal::Result<()> {
+        match self {
+            AnyWeight::Stored(weight) => weight.read(segment, part, out),
+            AnyWeight::Synthetic(weight) => weight.read(segment, part, out),
+        }
+    }
+
+    fn lend(&self) -> Option<Vec<WeightSegment>> {
+        self.source().lend()
+    }
+
+    fn noise(&self, segment: u32, part: WeightPart) -> Option<hal::Noise> {
+        self.source().noise(segment, part)
+    }
+}
+
 impl Checkpoint {
-    /// One matrix of the op program, its bytes in place.
+    /// One matrix of the op program; of a stored model its bytes in place.
     ///
     /// # Errors
     /// `Tensor` if the model has no such matrix (the wrong block or kind of layer), `Value` if a scale
     /// is NaN.
+    pub fn any_weight(&self, block: Block, role: Role) -> Result<AnyWeight, Refusal> {
+        match self.synthetic {
+            true => self.synthetic_weight(block, role).map(AnyWeight::Synthetic),
+            false => self.weight(block, role).map(AnyWeight::Stored),
+        }
+    }
+
+    /// One matrix of a stored model, its bytes in place.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::any_weight`]; a synthetic model has no bytes in place.
     pub fn weight(&self, block: Block, role: Role) -> Result<CheckpointWeight, Refusal> {
         let key = |leaf, expert| Key { block, leaf, expert, part: Part::Codes };
         let groups = role.groups(&self.config);

@@ -1,6 +1,7 @@
 //! The model as op programs: parameters on a device ([`params`]) and the emission of one step
-//! ([`emit`]). Knows the mathematics of V4, no hardware.
+//! ([`emit`]), and what its ops cost ([`cost`]). Knows the mathematics of V4, no hardware.
 
+pub mod cost;
 pub mod emit;
 pub mod params;
 

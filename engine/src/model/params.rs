@@ -276,7 +276,7 @@ impl Loader<'_> {
     }
 
     fn weight(&mut self, block: Block, role: Role) -> Result<Weight> {
-        let mut source = self.checkpoint.weight(block, role)?;
+        let mut source = self.checkpoint.any_weight(block, role)?;
         self.load_weight(&mut source)
     }
 
@@ -331,13 +331,21 @@ impl Loader<'_> {
 
     /// The embedding table, its rows as stored.
     fn embedding(&mut self) -> Result<Tensor> {
-        let source = self.checkpoint.weight(Block::Top, Role::One(Leaf::Embed))?;
-        let spec = source.spec();
+        let mut source = self.checkpoint.any_weight(Block::Top, Role::One(Leaf::Embed))?;
+        let spec = source.spec().clone();
         let Encoding::Plain(dtype) = spec.encoding else {
             let text = format!("embedding in {}; it must be BF16, F16 or F32", spec.encoding);
             return Err(hal::Error::unsupported(text).into());
         };
-        let buffer = self.device.constant("embedding", source.segments()[0].codes.clone())?;
+        let bytes = match source.lend() {
+            Some(segments) => segments[0].codes.clone(),
+            None => {
+                let mut bytes = vec![0; spec.segment_code_bytes() as usize];
+                source.read(0, WeightPart::Codes, &mut bytes)?;
+                SharedBytes::from_vec(bytes)
+            }
+        };
+        let buffer = self.device.constant("embedding", bytes)?;
         Ok(whole(buffer, &[spec.rows, spec.cols], dtype)?)
     }
 

@@ -73,12 +73,7 @@ pub(crate) enum Groups {
     /// Sorted by group: where each begins.
     Sorted(Address),
     /// Sorted, with a list of all tiles of so many rows.
-    Listed {
-        offsets: Address,
-        items: Address,
-        count: u32,
-        tile: u32,
-    },
+    Listed { offsets: Address, items: Address, count: u32, tile: u32 },
 }
 
 /// A product, of its own or of a fused op.

@@ -184,12 +184,8 @@ pub(crate) fn experts(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let middle = Swiglu { out: hidden, both, shares, clamp: op.clamp, round: op.round };
     first.extend(middle.record(scope));
     first.extend(product(&y, &hidden, &op.down, 0));
-    let args = Args::new()
-        .rows(&op.out)
-        .place(&y)
-        .address(sorted.inverse)
-        .int(op.ids.width())
-        .int(0);
+    let args =
+        Args::new().rows(&op.out).place(&y).address(sorted.inverse).int(op.ids.width()).int(0);
     let grid = [op.out.rows(), op.out.width().div_ceil(256), 1];
     first.extend(scope.launch("combine_rows", grid, 256, 0, args));
     first
