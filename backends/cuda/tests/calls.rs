@@ -11,7 +11,7 @@ use backend_cuda::driver::{
     Address, Driver, Event, EventKind, Facts, Function, Graph, Launch, Platform, Stream,
 };
 use backend_cuda::source::Unit;
-use hal::op::{Map, MapFn};
+use hal::op::{Map, MapFn, Order, TopK};
 use hal::profile::Ring;
 use hal::{
     Backend, BufferDesc, Builder, CompileOptions, DType, Device, Error, ErrorKind, MemoryKind,
@@ -213,6 +213,114 @@ fn a_plan_is_captured_at_its_second_run_and_replayed_from_then_on() {
     }
     drop(plan);
     assert!(bench.recorder.take().starts_with("graph_free"));
+}
+
+/// Two machines' worth of devices, under numbers with a gap: some are hidden from a process.
+#[derive(Debug)]
+struct Several(Vec<Shared>);
+
+impl Platform for Several {
+    fn devices(&self) -> Result<Vec<Facts>> {
+        Ok(self.0.iter().map(|device| device.facts().clone()).collect())
+    }
+    fn findings(&self) -> Vec<String> {
+        vec![format!("{} GPUs", self.0.len())]
+    }
+    fn open(&self, ordinal: u32, _settings: &[(String, String)]) -> Result<Arc<dyn Driver>> {
+        let device = self.0.iter().find(|device| device.facts().ordinal == ordinal);
+        Ok(Arc::new(device.expect("only numbers that were listed are opened").clone()))
+    }
+}
+
+#[test]
+fn every_gpu_opens_under_its_number_and_no_other() {
+    let device = |ordinal| {
+        let facts = Recorder::new().facts.clone().map(|facts| Facts { ordinal, ..facts });
+        Shared(Arc::new(Recorder { facts, ..Recorder::default() }))
+    };
+    let backend = CudaBackend::on(Arc::new(Several(vec![device(0), device(1), device(3)])));
+    let listed: Vec<u32> = backend.devices().unwrap().iter().map(|info| info.ordinal).collect();
+    assert_eq!(listed, [0, 1, 3]);
+    for ordinal in listed {
+        let opened = backend.open(ordinal, &OpenOptions::default()).unwrap();
+        assert_eq!(opened.info().ordinal, ordinal);
+    }
+    let error = backend.open(2, &OpenOptions::default()).err().unwrap();
+    assert_eq!(error.to_string(), "no device cuda:2: 3 GPUs");
+}
+
+#[test]
+fn rungs_captured_largest_first_share_one_arena_and_replay_without_allocating() {
+    let bench = Bench::new(&OpenOptions::default());
+    let floats = |rows: u32| {
+        let shape = Shape::new(&[rows, 8]);
+        let desc = BufferDesc {
+            label: "rows",
+            size_bytes: shape.elements() * 4,
+            kind: MemoryKind::Device,
+        };
+        let buffer = bench.device.alloc(&desc).unwrap();
+        Tensor::new(buffer, 0, shape, DType::F32, RowCodec::Plain).unwrap()
+    };
+    // Two copies through a temporary, so that there is something in the arena.
+    let rung = |rows: u32| {
+        let (from, to) = (floats(rows), floats(rows));
+        let mut builder = Builder::new();
+        let between = builder.temp(DType::F32, &[rows, 8]);
+        builder.push(Map { out: between.clone(), f: MapFn::Copy(from) }).unwrap();
+        builder.push(Map { out: to, f: MapFn::Copy(between) }).unwrap();
+        builder.finish().unwrap()
+    };
+    let programs = [64, 8, 1].map(rung);
+    let lowered = programs.each_ref().map(|program| program.lower(&|_| true).unwrap());
+    let bytes = lowered[0].arena_bytes();
+    assert!(lowered.iter().all(|smaller| smaller.arena_bytes() <= bytes));
+    let desc = BufferDesc { label: "arena", size_bytes: bytes, kind: MemoryKind::Device };
+    let arena = bench.device.alloc(&desc).unwrap();
+    let used = bench.device.memory().used_bytes;
+    bench.recorder.take();
+    let plans = programs.map(|program| {
+        let options =
+            CompileOptions { label: "rung".into(), mode: Mode::Replay, profile: Profile::Off };
+        hal::compile(&*bench.device, &program, Some(&arena), &options).unwrap()
+    });
+    assert_eq!((bench.recorder.take().as_str(), bench.device.memory().used_bytes), ("", used));
+    for plan in &plans {
+        assert_eq!(bench.run(plan).unwrap(), "launch launch");
+        let captured = "capture_begin launch launch capture_end graph_launch";
+        assert_eq!(bench.run(plan).unwrap(), captured);
+    }
+    for _ in 0..3 {
+        for plan in plans.iter().rev() {
+            assert_eq!(bench.run(plan).unwrap(), "graph_launch");
+        }
+    }
+    assert_eq!(bench.device.memory().used_bytes, used);
+}
+
+#[test]
+fn a_plan_whose_workspace_does_not_fit_is_refused_when_it_is_compiled() {
+    let bench = Bench::new(&OpenOptions::default());
+    let tensor = |dims: &[u32], dtype: DType| {
+        let shape = Shape::new(dims);
+        let size_bytes = shape.elements() * dtype.size_bytes();
+        let desc = BufferDesc { label: "logits", size_bytes, kind: MemoryKind::Device };
+        Tensor::new(bench.device.alloc(&desc).unwrap(), 0, shape, dtype, RowCodec::Plain).unwrap()
+    };
+    // Candidates of 25 pieces take 4 * 25 * 2048 bytes; the recorder's GPU has 1 MiB.
+    let (x, out) = (tensor(&[1, 200_000], DType::F32), tensor(&[1, 2048], DType::I32));
+    let filler = tensor(&[15_000], DType::F32);
+    let mut builder = Builder::new();
+    builder.push(TopK { out, x, count: None, order: Order::Index }).unwrap();
+    let options =
+        CompileOptions { label: "picks".into(), mode: Mode::Replay, profile: Profile::Off };
+    let compiled = bench.device.compile(&builder.finish().unwrap(), &options);
+    let error = compiled.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    let text = error.to_string();
+    assert!(text.starts_with("workspace of picks: 204800 bytes wanted, 8"), "{text}");
+    assert!(text.contains("of the GPU's 1048576 are in use"), "{text}");
+    drop(filler);
 }
 
 #[test]

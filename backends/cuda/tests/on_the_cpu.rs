@@ -8,10 +8,10 @@ use std::time::Duration;
 use backend_cuda::CudaBackend;
 use conformance::{Bed, Expectations, Settings, run_on};
 use emulated::Emulated;
-use hal::op::{Gather, GatherSource};
+use hal::op::{Gather, GatherSource, Matmul, RowGroups};
 use hal::{
-    Backend, Builder, CompileOptions, DType, Device, ErrorKind, Mode, OpenOptions, Profile, Queue,
-    Result, RowCodec, Shape, Tensor,
+    Backend, Builder, CompileOptions, DType, Device, Encoding, ErrorKind, Mode, Noise, OpenOptions,
+    Profile, Queue, Result, RowCodec, Shape, Tensor, WeightPart, WeightSource, WeightSpec,
 };
 
 fn open() -> Result<Arc<dyn Device>> {
@@ -48,4 +48,66 @@ fn the_kernels_conform_on_the_cpu() {
     let report = run_on(&device, &settings, &Expectations::none());
     println!("{}\n{report}", report.coverage());
     report.assert_green();
+}
+
+/// A weight of noise, made by the device or read from the host.
+struct Noisy {
+    spec: WeightSpec,
+    by_device: bool,
+}
+
+impl WeightSource for Noisy {
+    fn spec(&self) -> &WeightSpec {
+        &self.spec
+    }
+    fn read(&mut self, segment: u32, part: WeightPart, out: &mut [u8]) -> Result<()> {
+        recipe(segment, part).fill(out);
+        Ok(())
+    }
+    fn noise(&self, segment: u32, part: WeightPart) -> Option<Noise> {
+        self.by_device.then(|| recipe(segment, part))
+    }
+}
+
+fn recipe(segment: u32, part: WeightPart) -> Noise {
+    match part {
+        WeightPart::Codes => Noise { seed: segment, and: 0xbfbf_bfbf, or: 0 },
+        WeightPart::Scales => Noise { seed: segment, and: 0x0707_0707, or: 0x7878_7878 },
+    }
+}
+
+#[test]
+fn noise_made_on_the_device_is_the_noise_that_is_read() {
+    let device = open().unwrap();
+    let bed = Bed::new(&device).unwrap();
+    // Segments of 5 rows of 33 codes and 6 scales: none begins or ends at a word.
+    let spec = WeightSpec {
+        name: "noise".into(),
+        groups: 1,
+        rows: 15,
+        cols: 33,
+        segment_rows: 5,
+        encoding: Encoding::Fp8Block { rows: 4, cols: 12 },
+    };
+    let product = |by_device| {
+        let weight = device.load_weight(&mut Noisy { spec: spec.clone(), by_device }).unwrap();
+        let tensor = |dims: &[u32], dtype| {
+            Tensor::new(bed.alloc(4096).unwrap(), 0, Shape::new(dims), dtype, RowCodec::Plain)
+                .unwrap()
+        };
+        let (x, out) = (tensor(&[1, 33], DType::F32), tensor(&[1, 15], DType::F32));
+        let ones: Vec<u8> = (0..33).flat_map(|i| (1.0 + i as f32).to_le_bytes()).collect();
+        bed.upload(&x, &ones).unwrap();
+        let mut builder = Builder::new();
+        builder.push(Matmul { out: out.clone(), x, weight, groups: RowGroups::Cyclic }).unwrap();
+        let options =
+            CompileOptions { label: "product".into(), mode: Mode::Eager, profile: Profile::Off };
+        let plan = hal::compile(&*device, &builder.finish().unwrap(), None, &options).unwrap();
+        let point = bed.queue.submit(&plan, &[]).unwrap();
+        bed.queue.wait(&point, Duration::from_secs(60)).unwrap();
+        bed.download(&out).unwrap()
+    };
+    let made = product(true);
+    assert_eq!(made, product(false));
+    assert!(made.iter().any(|&byte| byte != 0));
 }
