@@ -330,8 +330,8 @@ impl Report {
     fn profile(&self) -> String {
         let Some(rates) = self.rates else { return String::new() };
         let mut text = format!(
-            "every op was timed, which makes steps slower; this device copies {:.1} GB/s and multiplies {:.0} \
-             GFLOP/s of bf16\n",
+            "every op was timed, which makes steps slower; this device copies {:.1} GB/s and \
+             multiplies {:.0} GFLOP/s of bf16\n",
             rates.copy, rates.matrix
         );
         for measured in &self.profiles {

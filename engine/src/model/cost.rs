@@ -77,6 +77,28 @@ fn keys(near: &Listed, far: Option<&Far>, rows: f64, depth: f64) -> (f64, f64) {
     (count, bytes)
 }
 
+/// What is to be added to the bytes of the operands of an op that moves rows: it touches some of them.
+fn unread(op: &Op) -> f64 {
+    match op {
+        Op::Gather(Gather { out, source: GatherSource::Rows { source, more }, .. }) => {
+            let all = whole(source) + more.as_ref().map_or(0.0, whole);
+            f64::from(out.rows()) * row_bytes(source) - all
+        }
+        Op::Scatter(Scatter { target, source, .. }) => {
+            f64::from(source.rows()) * row_bytes(target) - whole(target)
+        }
+        Op::Compress(op) => {
+            // Pooled pieces come from the tail and the step's rows; entries are written.
+            let entries = f64::from(op.entry_row.rows());
+            let pooled = op.pool.shape().elements() as f64 * 4.0 * f64::from(op.entries.width());
+            let kept = whole(&op.landing);
+            let touched = entries * row_bytes(&op.entries) + pooled + kept;
+            touched - whole(&op.entries) - whole(&op.tail)
+        }
+        _ => 0.0,
+    }
+}
+
 /// Operations, and what is to be added to the bytes of all operands and weights.
 fn special(op: &Op, depth: f64) -> (f64, f64) {
     let attend = |q: &Tensor, near, far: Option<&Far>| {
@@ -140,22 +162,7 @@ fn special(op: &Op, depth: f64) -> (f64, f64) {
             let unread = rows * row_bytes(&op.streams) - whole(&op.streams);
             (product(&op.site.function, rows) + product(&op.vocabulary, rows), unread)
         }
-        Op::Gather(Gather { out, source: GatherSource::Rows { source, more }, .. }) => {
-            let all = whole(source) + more.as_ref().map_or(0.0, whole);
-            (0.0, f64::from(out.rows()) * row_bytes(source) - all)
-        }
-        Op::Scatter(Scatter { target, source, .. }) => {
-            (0.0, f64::from(source.rows()) * row_bytes(target) - whole(target))
-        }
-        Op::Compress(op) => {
-            // Pooled pieces come from the tail and the step's rows; entries are written.
-            let entries = f64::from(op.entry_row.rows());
-            let pooled = op.pool.shape().elements() as f64 * 4.0 * f64::from(op.entries.width());
-            let kept = whole(&op.landing);
-            let touched = entries * row_bytes(&op.entries) + pooled + kept;
-            (0.0, touched - whole(&op.entries) - whole(&op.tail))
-        }
-        _ => (0.0, 0.0),
+        _ => (0.0, unread(op)),
     }
 }
 
@@ -166,4 +173,16 @@ pub fn cost(op: &Op, depth: u32) -> Cost {
     op.weights(&mut |weight| bytes += part(weight, 1.0));
     let (flops, more) = special(op, f64::from(depth));
     Cost { bytes: (bytes + more).max(0.0), flops }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_picks_are_mostly_different_and_many_take_all() {
+        assert!((distinct(256, 1.0) - 1.0).abs() < 1e-9);
+        assert!((distinct(256, 6.0) - 5.94).abs() < 0.01);
+        assert!(distinct(256, 12_288.0) > 255.99);
+    }
 }
