@@ -73,6 +73,9 @@ fn build(unit: &Unit) -> Library {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let (library, draft) =
         (folder.join(format!("{name}.so")), folder.join(format!("{name}.{}", std::process::id())));
+    // Tests of one program share the draft.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     if !library.is_file() {
         let source = root.join(format!("../../kernels/{0}/{0}.cu", unit.name));
         // The name above is that of the text in this program: the file must not have changed since.
@@ -94,6 +97,7 @@ fn build(unit: &Unit) -> Library {
         assert!(done.success(), "{} does not compile as C++", source.display());
         std::fs::rename(&draft, &library).expect("both are in one folder");
     }
+    drop(building);
     // SAFETY: our own library, which has no initialisers.
     unsafe { Library::new(&library) }.expect("just built")
 }
