@@ -117,7 +117,8 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let checkpoint = source.checkpoint()?;
     let size = checkpoint.inspection().size.clone();
     let sink = ring.clone().map(|ring| ring as Arc<dyn Sink>);
-    let engine = model::open_watched(&source, &checkpoint, &args.model, options, &interrupt, sink.as_ref())?;
+    let engine =
+        model::open_watched(&source, &checkpoint, &args.model, options, &interrupt, sink.as_ref())?;
     let load = started.elapsed();
     let on_cpu = engine.device().info().backend == "cpu";
     let mut bench = Bench { engine, interrupt, seed: 1, ring, profiles: Vec::new() };

@@ -113,9 +113,9 @@ fn complaints(has: &BTreeMap<String, u32>, wants: &str, ceiling: Resources) -> V
     let missing = wants.split_whitespace().filter(|want| !want.split('|').any(any));
     let mut all: Vec<String> = missing.map(|want| format!("no {want}")).collect();
     let double = ["DADD", "DMUL", "DFMA", "MUFU.RCP64H"];
-    all.extend(double.iter().filter(|name| any(name)).map(|name| format!("{name}")));
+    all.extend(double.iter().filter(|name| any(name)).map(|name| name.to_string()));
     if ceiling.stack_bytes == 0 {
-        all.extend(["LDL", "STL"].iter().filter(|name| any(name)).map(|name| format!("{name}")));
+        all.extend(["LDL", "STL"].iter().filter(|name| any(name)).map(|name| name.to_string()));
     }
     all
 }

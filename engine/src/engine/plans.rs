@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hal::{
-    Buffer, BufferDesc, CompileOptions, DType, Device, HostSlot, MemoryKind, Plan, Profile, Program,
-    Queue, RowCodec, Shape, Tensor, WeightSpec, WeightSupport,
+    Buffer, BufferDesc, CompileOptions, DType, Device, HostSlot, MemoryKind, Plan, Profile,
+    Program, Queue, RowCodec, Shape, Tensor, WeightSpec, WeightSupport,
 };
 
 use super::ModelOptions;
