@@ -57,7 +57,8 @@ fn visible(far: &Visible, depth: f64) -> f64 {
 /// Keys a query meets, and bytes of cached rows that are read for all of them instead of the caches' own.
 fn keys(near: &Listed, far: Option<&Far>, rows: f64, depth: f64) -> (f64, f64) {
     let listed = |list: &Listed| {
-        let count = f64::from(list.index.width());
+        // Lists are as wide as the window; a short context fills them in part.
+        let count = f64::from(list.index.width()).min(depth + 1.0);
         (count, rows * count * row_bytes(&list.cache) - whole(&list.cache))
     };
     let (mut count, mut bytes) = listed(near);
