@@ -14,7 +14,7 @@ use hal::{Device, Mode, Profile, Queue, QueueKind};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::experts::ExpertCounts;
-use crate::limits::{HEAD_ROWS_MAX, PAGE_TOKENS, ROWS_MAX, SEQUENCES_MAX};
+use crate::limits::{HEAD_ROWS_MAX, PAGE_TOKENS, ROWS_MAX, RUNGS, SEQUENCES_MAX};
 use crate::load::Checkpoint;
 use crate::model::Numerics;
 use crate::model::params;
@@ -261,6 +261,30 @@ impl Engine {
         self.plans.step(shape)?;
         self.plans.head(1)?;
         self.plans.head(sequences.next_power_of_two().min(HEAD_ROWS_MAX))
+    }
+
+    /// Compiles the plans of every padded shape a step can have, the largest first: afterwards no step waits
+    /// for a compilation, and memory does not grow with the shapes that come. With
+    /// [`ModelOptions::exact_rows`] shapes are as many as requests are, and nothing is compiled ahead.
+    ///
+    /// # Errors
+    /// `Device`.
+    pub fn prepare_all(&mut self) -> Result<()> {
+        if self.options.exact_rows {
+            return Ok(());
+        }
+        let Capacity { rows: most, slots, .. } = self.capacity;
+        for rows in RUNGS.into_iter().rev().map(|rung| rung.min(most)) {
+            for sequences in (0..=rows.min(slots).next_power_of_two().ilog2()).rev() {
+                self.prepare(rows, 1 << sequences)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans compiled so far.
+    pub fn plan_count(&self) -> usize {
+        self.plans.count()
     }
 
     /// Feeds every run's tokens to its sequence and returns the wanted logits.
