@@ -11,7 +11,7 @@ use engine::generate::{Finish, Token};
 use engine::sample::SamplingParams;
 use engine::text::dsml::{Begin, Event};
 use engine::text::{Specials, Tokenizer};
-use engine::{Engine, ModelOptions};
+use engine::{Engine, ModelOptions, Run, Want};
 use hal::Device;
 use hal::layer::{Call, Failure as DeviceFailure, Fault, Then};
 use server::job::{Constraint, Failure, Job, Namespace, Ticket, Update, Usage, Worker};
@@ -20,6 +20,32 @@ use server::worker::{Client, Thread, UPDATES_MAX, WorkerOptions, spawn};
 /// Steps of few rows, so that prompts take several beside those who decode.
 fn options(sequences: u32) -> ModelOptions {
     ModelOptions { context: 1024, sequences, rows_max: 64, ..ModelOptions::default() }
+}
+
+#[test]
+fn after_prepare_all_no_mix_of_sequences_compiles_a_plan() {
+    // Neither capacity is a step of its ladder.
+    let options = ModelOptions { rows_max: 40, ..options(6) };
+    let mut engine = open_on(cpu(), "demo", &options);
+    engine.prepare_all().unwrap();
+    let plans = engine.plan_count();
+    let mut sequences: Vec<_> = (0..6).map(|_| engine.open_sequence().unwrap()).collect();
+    let mut random = Random(5);
+    for _ in 0..200 {
+        let count = 1 + random.below(6) as usize;
+        let lengths: Vec<usize> = (0..count).map(|_| 1 + random.below(6) as usize).collect();
+        let mut runs: Vec<_> = sequences
+            .iter_mut()
+            .zip(&lengths)
+            .map(|(sequence, &length)| Run {
+                sequence,
+                tokens: &[7; 6][..length],
+                want: Want::Last,
+            })
+            .collect();
+        engine.step(&mut runs).unwrap();
+    }
+    assert_eq!(engine.plan_count(), plans);
 }
 
 fn tokenizer() -> Arc<Tokenizer> {

@@ -15,7 +15,7 @@ use hal::{Device, Mode, Profile, Queue, QueueKind};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::experts::ExpertCounts;
-use crate::limits::{HEAD_ROWS_MAX, PAGE_TOKENS, ROWS_MAX, SEQUENCES_MAX};
+use crate::limits::{HEAD_ROWS_MAX, PAGE_TOKENS, ROWS_MAX, RUNGS, SEQUENCES_MAX};
 use crate::load::Checkpoint;
 use crate::model::Numerics;
 use crate::model::cost::Cost;
@@ -269,6 +269,30 @@ impl Engine {
     /// and operations. Empty unless ops are timed ([`ModelOptions::profile`]) and such a step has run.
     pub fn costs(&self, rows: u32, depth: u32) -> BTreeMap<&'static str, Cost> {
         self.plans.costs(self.shape(rows, 1), 1, depth)
+    }
+
+    /// Compiles the plans of every padded shape a step can have, the largest first: afterwards no step waits
+    /// for a compilation, and memory does not grow with the shapes that come. With
+    /// [`ModelOptions::exact_rows`] shapes are as many as requests are, and nothing is compiled ahead.
+    ///
+    /// # Errors
+    /// `Device`.
+    pub fn prepare_all(&mut self) -> Result<()> {
+        if self.options.exact_rows {
+            return Ok(());
+        }
+        let Capacity { rows: most, slots, .. } = self.capacity;
+        for rows in RUNGS.into_iter().rev().map(|rung| rung.min(most)) {
+            for sequences in (0..=rows.min(slots).next_power_of_two().ilog2()).rev() {
+                self.prepare(rows, 1 << sequences)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans compiled so far.
+    pub fn plan_count(&self) -> usize {
+        self.plans.count()
     }
 
     /// Feeds every run's tokens to its sequence and returns the wanted logits.

@@ -197,6 +197,11 @@ impl Plans {
         self.picks.as_ref().map(|(_, counts)| counts)
     }
 
+    /// Plans there are.
+    pub fn count(&self) -> usize {
+        self.steps.len() + self.heads.len()
+    }
+
     fn compile(&self, program: &Program, label: String) -> Result<(Arc<dyn Plan>, Program)> {
         let device = &*self.device;
         let lowered = program.lower(&|op| device.supports(op))?;

@@ -255,10 +255,7 @@ pub fn spawn(
     options: &WorkerOptions,
 ) -> engine::Result<(Arc<Client>, Thread)> {
     check(&engine, &tokenizer, options)?;
-    let slots = engine.capacity().slots;
-    for rows in engine::limits::RUNGS.into_iter().rev().filter(|&rung| rung <= slots) {
-        engine.prepare(rows, rows)?;
-    }
+    engine.prepare_all()?;
     let (sender, receiver) = events::channel();
     let cache = cache(&engine, options, &sender)?;
     let context = match engine.options().context {
