@@ -6,6 +6,8 @@ use hal::{DType, Encoding, RowCodec, Tensor};
 use crate::case::{Case, Make};
 
 const FP8: RowCodec = RowCodec::Fp8 { block: 64, tail: 8 };
+/// Blocks and tail are multiples of 16 columns, which devices with matrix units want.
+const FP8_EVEN: RowCodec = RowCodec::Fp8 { block: 64, tail: 64 };
 
 /// The far cache of a case.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,12 +34,26 @@ pub fn table() -> Vec<Case> {
         ] {
             for (what, n) in [("one row", 1), ("several rows", 6)] {
                 let name = format!("{name} {far} {what}");
-                cases.push(attend(dtype, codec, distance, n, 1.0, name));
+                let width = if codec == RowCodec::Plain { 20 } else { 136 };
+                let shape = Shape { n, heads: 3, width, size: 1.0 };
+                cases.push(attend((dtype, codec), distance, SHORT, shape, name));
             }
         }
     }
-    let name = "f32 large scores".into();
-    cases.push(attend(DType::F32, RowCodec::Plain, Distance::Listed, 4, 12.0, name));
+    for (heads, width, codec) in
+        [(3, 48, RowCodec::Plain), (11, 192, FP8_EVEN), (24, 192, FP8_EVEN), (40, 192, FP8_EVEN)]
+    {
+        for (distance, n) in [(Distance::Listed, 1), (Distance::Listed, 6), (Distance::Visible, 6)]
+        {
+            let rows = if codec == RowCodec::Plain { "" } else { " over fp8 rows" };
+            let name = format!("bf16{rows} {heads} heads, {distance:?}, {n} of many keys");
+            let shape = Shape { n, heads, width, size: 3.0 };
+            cases.push(attend((DType::Bf16, codec), distance, LONG, shape, name.to_lowercase()));
+        }
+    }
+    let shape = Shape { n: 4, heads: 3, width: 20, size: 12.0 };
+    let large = "f32 large scores".into();
+    cases.push(attend((DType::F32, RowCodec::Plain), Distance::Listed, SHORT, shape, large));
     for distance in [Distance::Listed, Distance::Visible] {
         for round in [None, Some(RowCodec::Fp8 { block: 8, tail: 0 })] {
             cases.push(attend_project(distance, round));
@@ -57,13 +73,40 @@ struct Places {
 
 const PER: u32 = 4;
 
+/// How many keys there are.
+#[derive(Clone, Copy)]
+struct Keys {
+    /// Rows of the near cache.
+    rows: u32,
+    /// Entries of the near list.
+    window: u32,
+    /// Entries of the far list.
+    picks: u32,
+    /// Rows of the far cache; a sequence has up to half of them.
+    entries: u32,
+}
+
+const SHORT: Keys = Keys { rows: 19, window: 7, picks: 5, entries: 24 };
+/// More keys than any kernel takes at a time.
+const LONG: Keys = Keys { rows: 150, window: 60, picks: 110, entries: 320 };
+
+/// Queries of a case.
+#[derive(Clone, Copy)]
+struct Shape {
+    n: u32,
+    heads: u32,
+    width: u32,
+    /// Of the scores.
+    size: f64,
+}
+
 fn caches(
     make: &mut Make,
     (dtype, codec): (DType, RowCodec),
     distance: Distance,
+    Keys { rows, window, picks, entries }: Keys,
     [n, width]: [u32; 2],
 ) -> Places {
-    let (rows, window, entries) = (19, 7, 24);
     let near = make.cache("near", dtype, codec, &[rows, width]);
     // In the third row no key at all, in the others some absent.
     let mut index: Vec<f64> = (0..n * window)
@@ -81,7 +124,7 @@ fn caches(
         Distance::Near => {}
         Distance::Listed => {
             let cache = make.cache("far", dtype, codec, &[entries, width]);
-            far = Some((cache, make.row_indices("far_index", &[n, 5], entries, 3)));
+            far = Some((cache, make.row_indices("far_index", &[n, picks], entries, 3)));
         }
         Distance::Visible => {
             let cache = make.cache("far", dtype, codec, &[entries, width]);
@@ -129,19 +172,17 @@ impl Places {
 }
 
 fn attend(
-    dtype: DType,
-    codec: RowCodec,
+    (dtype, codec): (DType, RowCodec),
     distance: Distance,
-    n: u32,
-    size: f64,
+    keys: Keys,
+    Shape { n, heads, width, size }: Shape,
     name: String,
 ) -> Case {
-    let (heads, width) = (3, if codec == RowCodec::Plain { 20 } else { 136 });
     let mut make = Make::new(u64::from(n) + 100);
     let q = (0..n * heads * width).map(|_| make.random.gauss() * size).collect();
     let q = make.rows("q", dtype, &[n, heads, width], 1, q, 0.0);
     let sink = make.shared_reals("sink", DType::F32, &[heads]);
-    let places = caches(&mut make, (dtype, codec), distance, [n, width]);
+    let places = caches(&mut make, (dtype, codec), distance, keys, [n, width]);
     let out = make.out(dtype, &[n, heads, width], 1);
     make.case(("attend", "attend"), name, Some(n), places.near, move |t, _| {
         Attend {
@@ -162,7 +203,7 @@ fn attend_project(distance: Distance, round: Option<RowCodec>) -> Case {
     let mut make = Make::new(120);
     let q = make.row_reals("q", dtype, &[n, heads, width], 1);
     let sink = make.shared_reals("sink", DType::F32, &[heads]);
-    let places = caches(&mut make, (dtype, RowCodec::Plain), distance, [n, width]);
+    let places = caches(&mut make, (dtype, RowCodec::Plain), distance, SHORT, [n, width]);
     let angle = make.row_reals("angle", DType::F32, &[n, turned], 1);
     let encoding = Encoding::Plain(DType::Bf16);
     let wo_a = make.segmented(groups, rank, heads / groups * width, groups * rank, encoding);

@@ -7,7 +7,9 @@ use crate::attend::cases::{page_table, reach};
 use crate::case::{Case, Make, reals};
 
 const PER: u32 = 4;
+/// Rows of a cache; a sequence has up to half of them.
 const ENTRIES: u32 = 24;
+const MANY: u32 = 640;
 
 /// The table.
 pub fn table() -> Vec<Case> {
@@ -19,8 +21,20 @@ pub fn table() -> Vec<Case> {
     ];
     for (dtype, codec, width, name) in caches {
         for (what, n) in [("one row", 1), ("several rows", 6)] {
-            cases.push(index_score(dtype, codec, [n, width], format!("{name} {what}")));
+            let shape = Shape { n, heads: 3, width, entries: ENTRIES };
+            cases.push(index_score((dtype, codec), shape, format!("{name} {what}")));
             cases.push(index_select(dtype, codec, [n, width], format!("{name} {what}")));
+        }
+    }
+    for (heads, width, codec, name) in [
+        (9, 160, RowCodec::Plain, "bf16"),
+        (21, 128, RowCodec::Fp4 { block: 32 }, "bf16 over fp4 rows"),
+        (5, 96, RowCodec::Fp8 { block: 32, tail: 0 }, "bf16 over fp8 rows"),
+    ] {
+        for n in [1, 6] {
+            let shape = Shape { n, heads, width, entries: MANY };
+            let name = format!("{name} {heads} heads, {n} of many keys");
+            cases.push(index_score((DType::Bf16, codec), shape, name));
         }
     }
     for (dtype, name) in reals() {
@@ -50,11 +64,15 @@ struct Keys {
 }
 
 impl Keys {
-    fn new(make: &mut Make, dtype: DType, codec: RowCodec, [n, width]: [u32; 2]) -> Keys {
+    fn new(
+        make: &mut Make,
+        (dtype, codec): (DType, RowCodec),
+        [n, width, entries]: [u32; 3],
+    ) -> Keys {
         Keys {
-            cache: make.cache("keys", dtype, codec, &[ENTRIES, width]),
-            reach: reach(make, n, ENTRIES / 2),
-            pages: page_table(make, ENTRIES / PER),
+            cache: make.cache("keys", dtype, codec, &[entries, width]),
+            reach: reach(make, n, entries / 2),
+            pages: page_table(make, entries / PER),
         }
     }
 
@@ -68,13 +86,25 @@ impl Keys {
     }
 }
 
-fn index_score(dtype: DType, codec: RowCodec, [n, width]: [u32; 2], name: String) -> Case {
-    let heads = 3;
+/// Queries and keys of a case.
+#[derive(Clone, Copy)]
+struct Shape {
+    n: u32,
+    heads: u32,
+    width: u32,
+    entries: u32,
+}
+
+fn index_score(
+    (dtype, codec): (DType, RowCodec),
+    Shape { n, heads, width, entries }: Shape,
+    name: String,
+) -> Case {
     let mut make = Make::new(u64::from(n) + 200);
     let q = make.row_reals("q", dtype, &[n, heads, width], 1);
     let weight = make.row_reals("weight", dtype, &[n, heads], 1);
-    let keys = Keys::new(&mut make, dtype, codec, [n, width]);
-    let out = make.out(DType::F32, &[n, ENTRIES / 2], 1);
+    let keys = Keys::new(&mut make, (dtype, codec), [n, width, entries]);
+    let out = make.out(DType::F32, &[n, entries / 2], 1);
     make.case(("index", "index_score"), name, Some(n), keys.cache, move |t, _| {
         IndexScore {
             out: t[out].clone(),
@@ -92,7 +122,7 @@ fn index_select(dtype: DType, codec: RowCodec, [n, width]: [u32; 2], name: Strin
     let mut make = Make::new(u64::from(n) + 210);
     let q = make.row_reals("q", dtype, &[n, heads, width], 1);
     let weight = make.row_reals("weight", dtype, &[n, heads], 1);
-    let keys = Keys::new(&mut make, dtype, codec, [n, width]);
+    let keys = Keys::new(&mut make, (dtype, codec), [n, width, ENTRIES]);
     let out = make.out(DType::I32, &[n, k], 1);
     make.case(("index", "index_select"), name, Some(n), keys.pages, move |t, _| {
         IndexSelect {

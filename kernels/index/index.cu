@@ -1,12 +1,17 @@
 // The indexer for CUDA: scores of all visible keys, and the largest of a row. Definition: oracle.rs.
-#include "../common/common.cuh"
+//
+// Scores are of two arithmetic classes; which one is decided by dtypes, codecs and widths, never by rows. `mma`
+// (bf16 queries over keys of bf16, FP8 or FP4): a key and a head meet in one chain of m16n8k16 products for each
+// 128 columns, which are added in order; of the heads a lane adds 2t, 2t + 1 of every 8 in order, then the four lanes
+// of a key are joined by the tree. `simt` (everything else): f32, as it stands below.
+#include "../common/mma.cuh"
 
 struct IndexScore {
     Rows out, q, weight, keys;  // q [n, heads * c]
     Rows reach, pages;
     u32 heads, per;
     float scale;
-    u32 tile;  // keys a block brings to shared memory; divides the number of threads
+    u32 tile;  // of `simt`: keys a block brings to shared memory; divides the number of threads
 };
 
 // Cache row of an entry; -1 on an absent page.
@@ -19,7 +24,7 @@ DEVICE int entry_row(const Rows& pages, u32 sequence, u32 entry, u32 per) {
     return page < 0 ? -1 : page * (int)per + (int)(entry % per);
 }
 
-// One block: `tile` keys of one query. Thread t has key t % tile and heads t / tile, + threads / tile, ...;
+// Class `simt`. One block: `tile` keys of one query. Thread t has key t % tile and heads t / tile, + threads / tile, ...;
 // a head's dot runs over columns in order, heads in order, then the parts in order. Shared memory: the keys
 // as f32, column by column, and one float a thread. Blocks past the visible keys end at once.
 KERNEL(index_score, IndexScore, 256) {
@@ -59,6 +64,179 @@ KERNEL(index_score, IndexScore, 256) {
     if (part == 0 && key < here) {
         for (u32 other = 1; other < split; other++) sum += parts[other * p.tile + key];
         store(p.out, row, first + key, sum * p.scale);
+    }
+}
+
+// ---- class `mma`
+
+// Keys a warp has at a time, in tiles of 16. Two would read the queries half as often, from one block of threads
+// where now there is room for two.
+static const u32 PARTS = 1;
+
+// This lane's quarter of a block of 128 columns of a key, by words; a key that is not there: zeros.
+template <u32 E>
+DEVICE void read_key(Codes<E>* codes, const u8* row, u32 bytes, u32 block) {
+    const u32 first = (4 * block + lane() % 4) * 4 * Codes<E>::WORDS;
+#pragma unroll
+    for (u32 i = 0; i < Codes<E>::WORDS; i++) {
+        const u8* const at = row + first + 4 * i;
+        u32 word = 0;
+        if (row && first + 4 * i + 4 <= bytes) {
+            // Coded rows are aligned to 4 bytes, rows of bf16 to 2.
+            word = E == W_BF16 ? *(const u16*)at | (u32)*(const u16*)(at + 2) << 16 : *(const u32*)at;
+        }
+        codes->words[i] = word;
+    }
+}
+
+// Bytes of a key's codes; scales follow.
+template <u32 E>
+DEVICE u32 code_bytes(u32 width) {
+    return E == W_BF16 ? 2 * width : E == W_FP8 ? width : width / 2;
+}
+
+// The scale of this lane's columns of a block: blocks of the codec are multiples of 32 columns. 127 is 1.
+template <u32 E>
+DEVICE u32 key_scale(const Rows& keys, const u8* row, u32 block) {
+    const u32 column = block * FOLD + 32 * (lane() % 4);
+    if (E == W_BF16 || !row || column >= keys.width) return 127;
+    return row[code_bytes<E>(keys.width) + column / keys.block];
+}
+
+// Two rows of 16 keys as weights of the product, from rows that may not be there.
+template <u32 E>
+DEVICE void key_weights(const Rows& keys, const u8* low, const u8* high, u32 block, u32 weights[STEPS][4]) {
+    Codes<E> a, b;
+    const u32 bytes = code_bytes<E>(keys.width);
+    read_key(&a, low, bytes, block);
+    read_key(&b, high, bytes, block);
+    const auto by_low = prepare(a, key_scale<E>(keys, low, block));
+    const auto by_high = prepare(b, key_scale<E>(keys, high, block));
+#pragma unroll
+    for (u32 j = 0; j < STEPS; j++) {
+        u32 upper[2], lower[2];
+        decode(a, j, by_low, upper);
+        decode(b, j, by_high, lower);
+        weights[j][0] = upper[0], weights[j][1] = lower[0];
+        weights[j][2] = upper[1], weights[j][3] = lower[1];
+    }
+}
+
+// Shared memory: for each block of 128 columns and each 8 heads what the lanes need of a step, then the weights of
+// the heads. Heads are padded with zeros to a multiple of 8.
+struct Queries {
+    uint2* words;
+    float* weights;
+    u32 tiles, blocks;
+};
+
+DEVICE Queries bring_queries(const IndexScore& p, u32 row, u8* shared) {
+    Queries q;
+    q.tiles = ceil_div(p.heads, N), q.blocks = ceil_div(p.keys.width, FOLD);
+    q.words = (uint2*)shared;
+    q.weights = (float*)(q.words + q.blocks * q.tiles * STEPS * WARP);
+    const u16* const from = (const u16*)row_of(p.q, row);
+    for (u32 i = threadIdx.x; i < q.blocks * q.tiles * STEPS * WARP; i += blockDim.x) {
+        const u32 j = i / WARP % STEPS, tile = i / WARP / STEPS % q.tiles;
+        const u32 head = tile * N + i % WARP / 4;
+        const u32 column = i / WARP / STEPS / q.tiles * FOLD + 32 * (i % 4) + 4 * j;
+        const u16* const at = from + head * p.keys.width + column;
+        uint2 words = {0, 0};
+        if (head < p.heads && column < p.keys.width) {
+            if (((u64)at & 7) == 0) {
+                words = *(const uint2*)at;
+            } else {
+                words.x = at[0] | (u32)at[1] << 16, words.y = at[2] | (u32)at[3] << 16;
+            }
+        }
+        q.words[i] = words;
+    }
+    for (u32 head = threadIdx.x; head < q.tiles * N; head += blockDim.x) {
+        q.weights[head] = head < p.heads ? load(p.weight, row, head) : 0.0f;
+    }
+    __syncthreads();
+    return q;
+}
+
+// One chain a block of columns, added in order: 16 keys, 8 heads. Widths up to 128 have one block.
+DEVICE void dot(const Queries& q, u32 block, u32 tile, const u32 weights[STEPS][4], float total[4]) {
+    const uint2* const words = q.words + (block * q.tiles + tile) * STEPS * WARP + lane();
+    float acc[4] = {};
+#pragma unroll
+    for (u32 j = 0; j < STEPS; j++) {
+        const uint2 v = words[j * WARP];
+        const u32 x[2] = {v.x, v.y};
+        mma(acc, weights[j], x);
+    }
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) total[i] = block > 0 ? total[i] + acc[i] : acc[i];
+}
+
+// Adds the part of 8 heads: of key g and of key g + 8. The comparison keeps NaN.
+DEVICE void weigh(const Queries& q, u32 tile, const float total[4], float sums[2]) {
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        const float weight = q.weights[tile * N + 2 * (lane() % 4) + i % 2];
+        sums[i / 2] = fmaf(weight, total[i] < 0.0f ? 0.0f : total[i], sums[i / 2]);
+    }
+}
+
+// PARTS * 16 keys from `first` on, by a warp.
+template <u32 E>
+DEVICE void score(const IndexScore& p, const Queries& q, u32 row, u32 sequence, u32 first, u32 visible) {
+    const u8* at[PARTS][2];
+#pragma unroll
+    for (u32 i = 0; i < 2 * PARTS; i++) {
+        const u32 entry = first + 8 * i + lane() / 4;
+        const int from = entry < visible ? entry_row(p.pages, sequence, entry, p.per) : -1;
+        if (from >= (int)p.keys.rows) fault();
+        at[i / 2][i % 2] = from < 0 ? nullptr : row_of(p.keys, (u32)from);
+    }
+    float sums[PARTS][2] = {};
+    u32 weights[PARTS][STEPS][4];
+#pragma unroll 1
+    for (u32 tile = 0; tile < q.tiles; tile++) {
+        float total[PARTS][4];
+#pragma unroll 1
+        for (u32 block = 0; block < q.blocks; block++) {
+#pragma unroll
+            for (u32 i = 0; i < PARTS; i++) {
+                // Keys of one block stay decoded from tile to tile.
+                if (tile == 0 || q.blocks > 1) key_weights<E>(p.keys, at[i][0], at[i][1], block, weights[i]);
+                dot(q, block, tile, weights[i], total[i]);
+            }
+        }
+#pragma unroll
+        for (u32 i = 0; i < PARTS; i++) weigh(q, tile, total[i], sums[i]);
+    }
+#pragma unroll
+    for (u32 i = 0; i < 2 * PARTS; i++) {
+        float sum = sums[i / 2][i % 2];
+        sum += __shfl_xor_sync(ALL_LANES, sum, 1);
+        sum += __shfl_xor_sync(ALL_LANES, sum, 2);
+        const u32 entry = first + 8 * i + lane() / 4;
+        if (lane() % 4 == 0 && entry < visible) store(p.out, row, entry, sum * p.scale);
+    }
+}
+
+// Class `mma`. Blocks: (rows, as many as there are processors for), 256 threads; the warps of a row take turns at 16
+// keys. Shared memory: Queries.
+KERNEL(index_score_mma, IndexScore, 256) {
+    SHARED(shared);
+    const u32 row = blockIdx.x, step = PARTS * M;
+    const int visible = load_int(p.reach, row, 1), sequence = load_int(p.reach, row, 0);
+    if ((int)(blockIdx.y * warps() * step) >= visible) return;
+    if ((u32)visible > p.out.width || sequence < 0) {
+        fault();
+        return;
+    }
+    const Queries q = bring_queries(p, row, shared);
+    for (u32 i = blockIdx.y * warps() + warp(); i * step < (u32)visible; i += gridDim.y * warps()) {
+        switch (p.keys.kind) {
+            case BF16: score<W_BF16>(p, q, row, (u32)sequence, i * step, (u32)visible); break;
+            case FP8_ROWS: score<W_FP8>(p, q, row, (u32)sequence, i * step, (u32)visible); break;
+            default: score<W_FP4>(p, q, row, (u32)sequence, i * step, (u32)visible); break;
+        }
     }
 }
 

@@ -130,12 +130,14 @@ fn mixed_step(
     let mut order = [0, 1, 2];
     order.swap(0, random.below(3) as usize);
     order.swap(1, 1 + random.below(2) as usize);
+    let mut room = engine.capacity().rows as usize;
     for k in order {
         let at = live[k].as_ref().unwrap().position() as usize;
-        let size =
-            [1, 1, 1, 2, 4, 9, 33, 90][random.below(8) as usize].min(bases[k].ids.len() - at);
+        let size = [1, 1, 1, 2, 4, 9, 33, 90][random.below(8) as usize];
+        let size = size.min(bases[k].ids.len() - at).min(room);
         if size > 0 && random.chance(0.8) {
             chosen.push((k, at, size));
+            room -= size;
         }
     }
     if chosen.is_empty() {
@@ -250,8 +252,9 @@ fn chain(base: &mut Base, random: &mut Random, trial: u32) {
     // Others use the place meanwhile.
     let other = random_ids(random.next(), length - 10, base.vocab as u32);
     let mut strangers: Vec<_> = (0..4).map(|_| base.engine.open_sequence().unwrap()).collect();
+    let most = 290.min(base.engine.capacity().rows as usize);
     for stranger in &mut strangers {
-        feed(&mut base.engine, stranger, &other, &[290]);
+        feed(&mut base.engine, stranger, &other, &[most]);
     }
     drop(strangers);
     let last = chain.pop().unwrap();

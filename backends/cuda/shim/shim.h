@@ -4,8 +4,9 @@
 // operations are the places where fibers are switched; blocks run one after the other. Where all threads
 // of a warp or block meet is counted: a barrier that some thread never reaches is reported, not waited for.
 //
-// Not here: tensor cores but for one product (`mma`), asynchronous copies, inline PTX, more than one block at a time, memory errors
-// (an address outside its allocation is one here, too; a sanitizer finds it).
+// Of what is inline PTX on a GPU there is here: one tensor-core product, loads of matrices, copies that happen only
+// when they are waited for. Not here: more than one block at a time, memory errors (an address outside its allocation
+// is one here, too; a sanitizer finds it).
 #pragma once
 #define HADAL_SHIM 1
 
@@ -240,6 +241,39 @@ static inline void mma(float d[4], const unsigned a[4], const unsigned b[2]) {
             d[i] = fmaf(weight, value(4 * column + from, 4 + far, k % 2), d[i]);
         }
     }
+}
+// Four 8 x 8 matrices of 16-bit numbers, whose rows the lanes name: what lane (g, t) gets of each.
+static inline void matrices(unsigned out[4], const void* row) {
+    const unsigned g = shim::current % 32 / 4, t = shim::current % 4;
+    for (unsigned i = 0; i < 4; i++) memcpy(out + i, (const char*)shim::exchange(row, 8 * i + g) + 4 * t, 4);
+}
+static inline void matrices_turned(unsigned out[4], const void* row) {
+    const unsigned g = shim::current % 32 / 4, t = shim::current % 4;
+    for (unsigned i = 0; i < 4; i++) {
+        for (unsigned half = 0; half < 2; half++) {
+            const void* const from = shim::exchange(row, 8 * i + 2 * t + half);
+            memcpy((char*)(out + i) + 2 * half, (const char*)from + 2 * g, 2);
+        }
+    }
+}
+// Copies that need not be waited for, except that they are not there before that.
+namespace shim {
+struct Copy { void* to; const void* from; unsigned bytes; };
+static Copy copies[THREADS_MAX][256];
+static unsigned copied[THREADS_MAX];
+}  // namespace shim
+template <unsigned BYTES> static inline void copy_ahead(void* to, const void* from) {
+    static_assert(BYTES == 4 || BYTES == 8, "as much as a copy takes here");
+    if ((uintptr_t)to % BYTES || (uintptr_t)from % BYTES || shim::copied[shim::current] == 256) abort();
+    shim::copies[shim::current][shim::copied[shim::current]++] = {to, from, BYTES};
+}
+static inline void wait_for_copies() {
+    unsigned& count = shim::copied[shim::current];
+    for (unsigned i = 0; i < count; i++) {
+        const shim::Copy& copy = shim::copies[shim::current][i];
+        memcpy(copy.to, copy.from, copy.bytes);
+    }
+    count = 0;
 }
 // The lanes of the warp that bring the same number.
 static inline unsigned __match_any_sync(unsigned, int value) {

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::source::{HEADER, OPTIONS, Unit};
+use crate::source::{HEADERS, OPTIONS, Unit};
 
 /// First bytes of a file: format and version.
 const MAGIC: &[u8; 8] = b"hdlcuda1";
@@ -49,7 +49,9 @@ impl Cache {
     fn place(&self, unit: &Unit, arch: &str, compiler: (u32, u32)) -> Option<PathBuf> {
         let options = OPTIONS.join(" ");
         let compiler = format!("{}.{}", compiler.0, compiler.1);
-        let parts = [unit.text, HEADER, &options, arch, &compiler].map(str::as_bytes);
+        let mut parts = vec![unit.text, &options, arch, &compiler];
+        parts.extend(HEADERS.iter().map(|(_, text)| *text));
+        let parts: Vec<&[u8]> = parts.into_iter().map(str::as_bytes).collect();
         let [a, b] = digest(&parts);
         let name = format!("{}-{arch}-{a:016x}{b:016x}.bin", unit.name);
         Some(self.folder.as_ref()?.join(name))

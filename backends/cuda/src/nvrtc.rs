@@ -10,7 +10,7 @@ use std::ptr;
 use hal::{Error, Result};
 use libloading::Library;
 
-use crate::source::{HEADER, HEADER_NAME, OPTIONS, Unit};
+use crate::source::{HEADERS, OPTIONS, Unit};
 
 /// File names and places where NVRTC is looked for, the newest first.
 const NAMES: [&str; 5] =
@@ -183,12 +183,21 @@ impl Nvrtc {
         // SAFETY: the type of nvrtcCreateProgram.
         let create: Create = unsafe { self.symbol("nvrtcCreateProgram")? };
         let (text, name) = (c_string(unit.text), c_string(&format!("{}.cu", unit.name)));
-        let (header, header_name) = (c_string(HEADER), c_string(HEADER_NAME));
-        let (headers, names) = ([header.as_ptr()], [header_name.as_ptr()]);
+        let headers = HEADERS.map(|(name, text)| (c_string(name), c_string(text)));
+        let names = headers.each_ref().map(|(name, _)| name.as_ptr());
+        let texts = headers.each_ref().map(|(_, text)| text.as_ptr());
+        let count = HEADERS.len() as c_int;
         let mut raw = ptr::null_mut();
         // SAFETY: all strings live through the call, which copies them.
         let code = unsafe {
-            create(&raw mut raw, text.as_ptr(), name.as_ptr(), 1, headers.as_ptr(), names.as_ptr())
+            create(
+                &raw mut raw,
+                text.as_ptr(),
+                name.as_ptr(),
+                count,
+                texts.as_ptr(),
+                names.as_ptr(),
+            )
         };
         self.check("nvrtcCreateProgram", code)?;
         Ok(Held { raw, nvrtc: self })

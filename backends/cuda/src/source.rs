@@ -14,11 +14,11 @@ pub struct Unit {
     pub kernels: &'static [&'static str],
 }
 
-/// What every unit includes, under this name.
-pub const HEADER_NAME: &str = "../common/common.cuh";
-
-/// The text of that header.
-pub const HEADER: &str = include_str!("../../../kernels/common/common.cuh");
+/// What units include: names and texts.
+pub const HEADERS: [(&str, &str); 2] = [
+    ("../common/common.cuh", include_str!("../../../kernels/common/common.cuh")),
+    ("../common/mma.cuh", include_str!("../../../kernels/common/mma.cuh")),
+];
 
 /// All units.
 pub static UNITS: [Unit; 7] = [
@@ -51,12 +51,12 @@ pub static UNITS: [Unit; 7] = [
     Unit {
         name: "index",
         text: include_str!("../../../kernels/index/index.cu"),
-        kernels: &["index_score", "top_k_pieces", "top_k"],
+        kernels: &["index_score", "index_score_mma", "top_k_pieces", "top_k"],
     },
     Unit {
         name: "attend",
         text: include_str!("../../../kernels/attend/attend.cu"),
-        kernels: &["attend", "attend_merge"],
+        kernels: &["attend", "attend_16", "attend_32", "attend_64", "attend_merge"],
     },
     Unit {
         name: "compress",

@@ -1,20 +1,30 @@
-//! attend, attend_project: one form for many rows, one that spreads the spans of few rows over the GPU. Both
-//! do the same operations in the same order, so which one runs does not show in the bits.
+//! attend, attend_project: in one of two arithmetic classes, which dtypes, codecs and widths decide; in each one form
+//! for many rows, one that spreads the spans of few rows over the GPU. The forms of a class do the same operations in
+//! the same order, so which one runs does not show in the bits.
 
 use hal::op::{Attend, AttendProject, Far, Listed, RowGroups, Visible};
 use hal::{Op, Tensor};
 
 use super::{
-    Args, GRID_MAX, Place, SHARED_MAX, Scope, convert, gemm, is_block, is_real, is_row, is_vector,
+    Args, BF16, FP8_ROWS, GRID_MAX, Layout, Place, SHARED_MAX, Scope, convert, gemm, is_block,
+    is_real, is_row, is_vector,
 };
 use crate::driver::{Address, Launch};
 use crate::memory::address_of;
 use crate::weight::any_of;
 
-/// As in `kernels/attend/attend.cu`.
+/// Of class `simt`, as in `kernels/attend/attend.cu`: keys at a time, of a span; heads of a block.
 const TILE: u32 = 16;
 const SPAN: u32 = 128;
 const HEADS: u32 = 8;
+/// Of class `mma`: keys of a span, columns that a block's registers hold, heads of a tile.
+const KEYS: u32 = 64;
+const WIDTH_MAX: u32 = 512;
+const TILE_HEADS: u32 = 16;
+/// What a spread may take of the workspace.
+const PARTIAL_BYTES_MAX: u64 = 256 << 20;
+/// The kernels of class `mma`: tiles of heads, name. The first brings a span when it needs it, the others ahead.
+const FORMS: [(u32, &str); 3] = [(1, "attend_16"), (2, "attend_32"), (4, "attend_64")];
 
 /// What both ops have in common.
 #[derive(Clone, Copy)]
@@ -72,10 +82,71 @@ impl Attention<'_> {
     }
 
     fn shared_bytes(&self) -> u64 {
+        if self.is_mma() {
+            return self.tiles_shared_bytes(1);
+        }
         let width = u64::from(self.width());
         let tile = u64::from(TILE) * width;
         let heads = u64::from(HEADS) * (3 * width + u64::from(TILE));
         4 * (tile + heads + u64::from(self.listed()))
+    }
+
+    /// True if tensor cores take it: bf16 queries over rows of bf16 or FP8, both caches alike, eight columns of one
+    /// block or of the tail at a time. Decided by dtypes, codecs and widths alone: it shows in the bits.
+    fn is_mma(&self) -> bool {
+        let near = Layout::of(&self.near.cache);
+        let eights = match near.kind {
+            BF16 => true,
+            FP8_ROWS => near.block.is_multiple_of(8) && near.tail.is_multiple_of(8),
+            _ => false,
+        };
+        let alike = match self.far {
+            None => true,
+            Some(Far::Listed(Listed { cache, .. }) | Far::Visible(Visible { cache, .. })) => {
+                Layout::of(cache) == near
+            }
+        };
+        let fits = self.width().is_multiple_of(16) && self.width() <= WIDTH_MAX;
+        let room = self.tiles_shared_bytes(1) <= u64::from(SHARED_MAX) - 1024;
+        Layout::of(self.q).kind == BF16 && eights && alike && fits && room
+    }
+
+    /// `Tiles` of attend.cu for 16 times as many heads, and the lists.
+    fn tiles_shared_bytes(&self, tiles: u32) -> u64 {
+        let (heads, keys) = (u64::from(TILE_HEADS * tiles), u64::from(KEYS));
+        let stride = |width: u64| 2 * width + 16;
+        let rows = (heads + keys) * stride(u64::from(self.width()));
+        let scores = heads * (4 * (keys + 4) + stride(keys) + 2 * 8);
+        let ahead = if tiles > 1 { keys * self.ahead_bytes() } else { 0 };
+        rows + scores + ahead + 4 * u64::from(self.listed())
+    }
+
+    /// A cached row on its way: an odd number of 16 bytes.
+    fn ahead_bytes(&self) -> u64 {
+        let cache = Layout::of(&self.near.cache);
+        let (width, tail) = (u64::from(self.width()), u64::from(cache.tail));
+        let bytes = match cache.kind {
+            BF16 => 2 * width,
+            _ => width + tail + (width - tail).div_ceil(cache.block.into()),
+        };
+        (bytes.next_multiple_of(4).div_ceil(16) | 1) * 16
+    }
+
+    /// The form of class `mma` that does all spans of a row in one block: the one that decodes a key for the most
+    /// heads and still has a block for every processor.
+    fn form(&self, scope: &Scope<'_>) -> (u32, &'static str) {
+        let facts = &scope.machine.facts;
+        let pays = |&(tiles, _): &(u32, &str)| {
+            let blocks = u64::from(self.q.rows()) * u64::from(self.heads().div_ceil(16 * tiles));
+            let room = self.tiles_shared_bytes(tiles) <= u64::from(facts.shared_bytes_max) - 1024;
+            self.heads() > 8 * tiles && blocks >= facts.processors.into() && room
+        };
+        FORMS.into_iter().rev().find(pays).unwrap_or(FORMS[0])
+    }
+
+    /// Keys of a span.
+    fn span(&self) -> u32 {
+        if self.is_mma() { KEYS } else { SPAN }
     }
 
     /// Spans that a row has at most.
@@ -84,15 +155,23 @@ impl Attention<'_> {
             Some(Far::Visible(far)) => u64::from(far.pages.width()) * u64::from(far.per),
             _ => 0,
         };
-        let most = (u64::from(self.listed()) + far).div_ceil(SPAN.into()).max(1);
+        let most = (u64::from(self.listed()) + far).div_ceil(self.span().into()).max(1);
         u32::try_from(most).expect("a cache has fewer rows")
     }
 
     /// True if a block a span pays: rows alone leave processors idle.
     fn is_spread(&self, scope: &Scope<'_>) -> bool {
-        let blocks = u64::from(self.q.rows()) * u64::from(self.heads().div_ceil(HEADS));
+        let heads = if self.is_mma() { TILE_HEADS } else { HEADS };
+        let blocks = u64::from(self.q.rows()) * u64::from(self.heads().div_ceil(heads));
         let spans = self.spans();
-        spans > 1 && spans <= GRID_MAX && blocks < scope.machine.facts.processors.into()
+        let pays = spans > 1 && blocks < scope.machine.facts.processors.into();
+        pays && spans <= GRID_MAX && 4 * self.spread_floats() <= PARTIAL_BYTES_MAX
+    }
+
+    /// Floats of all spans: of each head its state and its weighted sum.
+    fn spread_floats(&self) -> u64 {
+        let places = u64::from(self.q.rows()) * u64::from(self.heads()) * u64::from(self.spans());
+        places * u64::from(self.width() + 2)
     }
 
     /// Floats between both forms' launches.
@@ -100,8 +179,7 @@ impl Attention<'_> {
         if !self.is_spread(scope) {
             return 0;
         }
-        let places = u64::from(self.q.rows()) * u64::from(self.heads()) * u64::from(self.spans());
-        u32::try_from(places * u64::from(self.width() + 2)).expect("few rows are spread")
+        u32::try_from(self.spread_floats()).expect("a spread is bounded")
     }
 
     fn args(&self, out: &Place, partial: Address) -> Args {
@@ -129,20 +207,28 @@ impl Attention<'_> {
             .int(per)
             .float(self.scale)
             .int(self.spans())
+            .int(self.span())
     }
 
     /// The launches; `partial` has room for `partial_floats`.
     fn record(&self, scope: &Scope<'_>, out: &Place, partial: Address) -> Vec<Launch> {
-        let (rows, heads, shared) = (self.q.rows(), self.heads(), self.shared_bytes() as u32);
-        let groups = heads.div_ceil(HEADS);
-        if !self.is_spread(scope) {
-            return scope.launch("attend", [rows, groups, 1], 256, shared, self.args(out, 0));
+        let (rows, heads) = (self.q.rows(), self.heads());
+        let spread = self.is_spread(scope);
+        let (name, groups, shared) = if self.is_mma() {
+            let (tiles, name) = if spread { FORMS[0] } else { self.form(scope) };
+            (name, heads.div_ceil(TILE_HEADS * tiles), self.tiles_shared_bytes(tiles))
+        } else {
+            ("attend", heads.div_ceil(HEADS), self.shared_bytes())
+        };
+        let shared = u32::try_from(shared).expect("a block has less");
+        if !spread {
+            return scope.launch(name, [rows, groups, 1], 256, shared, self.args(out, 0));
         }
         let grid = [rows, groups, self.spans()];
-        let mut launches = scope.launch("attend", grid, 256, shared, self.args(out, partial));
+        let mut launches = scope.launch(name, grid, 256, shared, self.args(out, partial));
         let joined = self.args(out, partial);
         let shared = 4 * self.width();
-        launches.extend(scope.launch("attend_merge", [rows, heads, 1], 32, shared, joined));
+        launches.extend(scope.launch("attend_merge", [rows, heads, 1], 128, shared, joined));
         launches
     }
 }

@@ -3,7 +3,10 @@
 use hal::op::{IndexSelect, Order, Visible};
 use hal::{Op, Tensor};
 
-use super::{Args, GRID_MAX, INTS, Place, SHARED_MAX, Scope, is_real, is_row};
+use super::{
+    Args, BF16, FP4_ROWS, FP8_ROWS, GRID_MAX, INTS, Layout, Place, SHARED_MAX, Scope, is_real,
+    is_row,
+};
 use crate::driver::{Address, Launch};
 
 /// Shared memory that the keys of a block may take, in bytes.
@@ -14,6 +17,9 @@ const THREADS: u32 = 256;
 const PIECE: u32 = 8192;
 /// Picks that can be ordered by value: they pass through shared memory.
 const PICKS_MAX: u32 = SHARED_MAX / 4 - 1024;
+
+/// Keys that the warps of a block of `index_score_mma` have at a time.
+const TURN: u32 = 128;
 
 /// Keys a block brings to shared memory: a power of two that the width alone decides.
 fn tile(width: u32) -> u32 {
@@ -36,11 +42,34 @@ fn keys_fit(keys: &Visible, q: &Tensor) -> bool {
 }
 
 impl Score<'_> {
+    fn heads(&self) -> u32 {
+        self.q.width / self.keys.cache.width().max(1)
+    }
+
+    /// Shared memory of `index_score_mma`: the heads' queries, padded, and their weights.
+    fn queries_bytes(&self) -> u64 {
+        let tiles = u64::from(self.heads().div_ceil(8));
+        tiles * (u64::from(self.keys.cache.width().div_ceil(128)) * 8 * 32 * 8 + 8 * 4)
+    }
+
+    /// True if tensor cores take it: decided by dtypes, codecs and widths alone.
+    fn is_mma(&self) -> bool {
+        let keys = Layout::of(&self.keys.cache);
+        let whole = match keys.kind {
+            BF16 => true,
+            FP8_ROWS => keys.tail == 0 && keys.block.is_multiple_of(32),
+            FP4_ROWS => keys.block.is_multiple_of(32),
+            _ => false,
+        };
+        let room = self.queries_bytes() <= u64::from(SHARED_MAX) - 1024;
+        self.q.kind == BF16 && whole && self.keys.cache.width().is_multiple_of(8) && room
+    }
+
     fn record(&self, scope: &Scope<'_>) -> Vec<Launch> {
         let keys = self.keys;
         let width = keys.cache.width();
         let tile = tile(width);
-        let heads = self.q.width / width.max(1);
+        let heads = self.heads();
         let args = Args::new()
             .place(&self.out)
             .place(&self.q)
@@ -54,6 +83,13 @@ impl Score<'_> {
             .int(tile);
         // A page table longer than the scores are wide has entries nobody sees.
         let most = entries(keys).min(self.out.width);
+        if self.is_mma() {
+            // Blocks enough for all processors; each has the queries to bring first.
+            let blocks = (2 * scope.machine.facts.processors).div_ceil(self.q.rows.max(1));
+            let grid = [self.q.rows, most.div_ceil(TURN).clamp(1, blocks.max(1)), 1];
+            let shared = self.queries_bytes() as u32;
+            return scope.launch("index_score_mma", grid, THREADS, shared, args);
+        }
         let tiles = most.div_ceil(tile);
         assert!(tiles <= GRID_MAX, "scores of {most} entries");
         let shared = 4 * (tile * width + THREADS);

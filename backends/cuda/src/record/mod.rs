@@ -124,6 +124,25 @@ impl Args {
     }
 }
 
+/// How the values of a row are stored; known before anything lies anywhere.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) kind: u32,
+    pub(crate) block: u16,
+    pub(crate) tail: u16,
+}
+
+impl Layout {
+    pub(crate) fn of(tensor: &Tensor) -> Layout {
+        let (block, tail) = match tensor.codec() {
+            RowCodec::Fp8 { block, tail } => (block, tail),
+            RowCodec::Fp4 { block } => (block, 0),
+            _ => (0, 0),
+        };
+        Layout { kind: kind_of(tensor), block, tail }
+    }
+}
+
 /// Where rows lie, as a kernel sees them.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
@@ -138,17 +157,13 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn of(tensor: &Tensor) -> Place {
-        let (block, tail) = match tensor.codec() {
-            RowCodec::Fp8 { block, tail } => (block, tail),
-            RowCodec::Fp4 { block } => (block, 0),
-            _ => (0, 0),
-        };
+        let Layout { kind, block, tail } = Layout::of(tensor);
         Place {
             address: address_of(tensor),
             stride_bytes: tensor.row_stride_bytes(),
             rows: tensor.rows(),
             width: tensor.width(),
-            kind: kind_of(tensor),
+            kind,
             block,
             tail,
         }

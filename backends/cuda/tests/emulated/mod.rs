@@ -19,7 +19,7 @@ use std::time::Instant;
 use backend_cuda::driver::{
     Address, Driver, Event, EventKind, Facts, Function, Graph, Launch, Platform, Stream,
 };
-use backend_cuda::source::{HEADER, UNITS, Unit};
+use backend_cuda::source::{HEADERS, UNITS, Unit};
 use hal::{Error, Result};
 use libloading::Library;
 
@@ -68,7 +68,7 @@ fn build(unit: &Unit) -> Library {
     let shim = root.join("shim/shim.h");
     let shim_text = std::fs::read_to_string(&shim).expect("the shim is there");
     let mut hasher = DefaultHasher::new();
-    (unit.text, HEADER, shim_text).hash(&mut hasher);
+    (unit.text, HEADERS, shim_text).hash(&mut hasher);
     let name = format!("{}-{:016x}", unit.name, hasher.finish());
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let (library, draft) =
