@@ -13,12 +13,26 @@ pub fn registry() -> Registry {
     #[allow(unused_mut, reason = "without features there is one backend")]
     let mut backends: Vec<Arc<dyn hal::Backend>> = vec![Arc::new(backend_cpu::CpuBackend)];
     #[cfg(feature = "cuda")]
-    backends.push(Arc::new(backend_cuda::CudaBackend::default()));
+    backends.push(cuda());
     #[cfg(feature = "ascend")]
     backends.push(ascend());
     #[cfg(feature = "wgpu")]
     backends.push(Arc::new(backend_wgpu::WgpuBackend));
     Registry::new(backends)
+}
+
+/// `HADAL_CUDA_KERNELS` names the folder of compiled kernels, `HADAL_NVRTC` the compiler's library.
+#[cfg(feature = "cuda")]
+fn cuda() -> Arc<dyn hal::Backend> {
+    let kernels = std::env::var_os("HADAL_CUDA_KERNELS").map(Into::into);
+    let native = backend_cuda::Native { kernels, nvrtc: nvrtc() };
+    Arc::new(backend_cuda::CudaBackend::on(Arc::new(native)))
+}
+
+/// NVIDIA's run-time compiler, where the environment names it.
+#[cfg(feature = "cuda")]
+pub fn nvrtc() -> Option<std::path::PathBuf> {
+    std::env::var_os("HADAL_NVRTC").map(Into::into)
 }
 
 /// One for the whole program: its libraries are initialised once. `ASCEND_TOOLKIT_HOME` says where they

@@ -42,6 +42,9 @@ pub enum Command {
     Bench(BenchArgs),
     /// Download a model from a hub, resuming and checking what is there already
     Pull(PullArgs),
+    /// Compile the CUDA kernels for machines without NVIDIA's run-time compiler
+    #[cfg(feature = "cuda")]
+    Kernels(KernelsArgs),
     /// Try everything on a device and write a report folder to mail back
     #[cfg(feature = "selftest")]
     Selftest(SelftestArgs),
@@ -308,6 +311,42 @@ pub struct PullArgs {
     /// Print the folder only
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+/// Arguments of `kernels`.
+#[cfg(feature = "cuda")]
+#[derive(Debug, Args)]
+pub struct KernelsArgs {
+    /// Folder to write to; it is made if it is not there
+    pub folder: PathBuf,
+    /// Architectures: sm_80, sm_89, sm_90, ... for one GPU each, compute_80, ... for that and all newer ones
+    #[arg(long, value_name = "ARCH", value_delimiter = ',', required = true)]
+    pub arch: Vec<CudaArch>,
+    /// Newest CUDA, as its major version, that the drivers there speak
+    #[arg(long, value_name = "VERSION", default_value_t = 13)]
+    pub cuda: u32,
+    /// The compiler's library [default: HADAL_NVRTC, then the usual places]
+    #[arg(long, value_name = "FILE")]
+    pub nvrtc: Option<PathBuf>,
+}
+
+/// An architecture as NVIDIA writes it.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Debug)]
+pub struct CudaArch(pub String);
+
+#[cfg(feature = "cuda")]
+impl std::str::FromStr for CudaArch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<CudaArch, String> {
+        let number = text.strip_prefix("sm_").or_else(|| text.strip_prefix("compute_"));
+        match number.map(str::parse::<u32>) {
+            Some(Ok(80..)) => Ok(CudaArch(text.to_owned())),
+            Some(Ok(_)) => Err("sm_80 (Ampere) is the oldest".into()),
+            _ => Err("an architecture is sm_NUMBER or compute_NUMBER".into()),
+        }
+    }
 }
 
 /// Arguments of `selftest`.

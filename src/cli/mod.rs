@@ -13,6 +13,8 @@ pub mod failure;
 mod hub;
 mod inspect;
 mod interrupt;
+#[cfg(feature = "cuda")]
+mod kernels;
 mod logits;
 mod model;
 #[cfg(feature = "selftest")]
@@ -83,6 +85,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Logits(args) => logits::logits(&args),
         Command::Eval(args) => eval::eval(&args),
         Command::Bench(args) => bench::bench(&args),
+        #[cfg(feature = "cuda")]
+        Command::Kernels(args) => kernels::kernels(&args),
         #[cfg(feature = "selftest")]
         Command::Selftest(args) => selftest::selftest(&args),
         #[cfg(feature = "pull")]

@@ -1,14 +1,17 @@
 //! Compiled kernels on disk, so that only the first open of a machine compiles.
 //!
-//! The name of a file is a digest of everything that decides its content: source, header, options,
-//! architecture and compiler. A file that cannot be read or written only costs a compilation; one that
+//! The name of a file says everything that decides its content: unit, architecture, compiler, and a digest of
+//! source, headers and options. A file that cannot be read or written only costs a compilation; one that
 //! was cut off is noticed by its length and check sum and made anew.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::source::{HEADERS, OPTIONS, Unit};
+use hal::{Error, Result};
+
+use crate::nvrtc::Nvrtc;
+use crate::source::{HEADERS, OPTIONS, UNITS, Unit};
 
 /// First bytes of a file: format and version.
 const MAGIC: &[u8; 8] = b"hdlcuda1";
@@ -46,22 +49,29 @@ impl Cache {
     }
 
     /// Where the image of a unit lies.
-    fn place(&self, unit: &Unit, arch: &str, compiler: (u32, u32)) -> Option<PathBuf> {
-        let options = OPTIONS.join(" ");
-        let compiler = format!("{}.{}", compiler.0, compiler.1);
-        let mut parts = vec![unit.text, &options, arch, &compiler];
-        parts.extend(HEADERS.iter().map(|(_, text)| *text));
-        let parts: Vec<&[u8]> = parts.into_iter().map(str::as_bytes).collect();
-        let [a, b] = digest(&parts);
-        let name = format!("{}-{arch}-{a:016x}{b:016x}.bin", unit.name);
-        Some(self.folder.as_ref()?.join(name))
+    fn place(&self, unit: &Unit, arch: &str, (major, minor): (u32, u32)) -> Option<PathBuf> {
+        let (begin, end) = name_of(unit, arch);
+        Some(self.folder.as_ref()?.join(format!("{begin}{major}.{minor}{end}")))
     }
 
     /// The image, if it was kept and is whole.
     pub(crate) fn get(&self, unit: &Unit, arch: &str, compiler: (u32, u32)) -> Option<Vec<u8>> {
-        let bytes = fs::read(self.place(unit, arch, compiler)?).ok()?;
-        let (head, image) = bytes.split_at_checked(24)?;
-        (head[..8] == *MAGIC && head[8..] == check(image)).then(|| image.to_vec())
+        image_at(&self.place(unit, arch, compiler)?)
+    }
+
+    /// The image that the newest compiler made, for a machine without one.
+    pub(crate) fn any(&self, unit: &Unit, arch: &str) -> Option<Vec<u8>> {
+        let (begin, end) = name_of(unit, arch);
+        let version = |path: &Path| -> Option<(u32, u32)> {
+            let name = path.file_name()?.to_str()?;
+            let (major, minor) = name.strip_prefix(&begin)?.strip_suffix(&end)?.split_once('.')?;
+            Some((major.parse().ok()?, minor.parse().ok()?))
+        };
+        let paths =
+            self.folder.as_ref()?.read_dir().ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut kept: Vec<_> = paths.filter_map(|path| Some((version(&path)?, path))).collect();
+        kept.sort();
+        kept.iter().rev().find_map(|(_, path)| image_at(path))
     }
 
     /// Keeps an image. Another process may do the same at the same moment: a file is complete or absent.
@@ -70,6 +80,43 @@ impl Cache {
         // A cache that cannot be written is no cache, not an error.
         let _ = write(&place, image);
     }
+}
+
+/// What a file's name begins and ends with: the compiler's version stands between.
+fn name_of(unit: &Unit, arch: &str) -> (String, String) {
+    let options = OPTIONS.join(" ");
+    let mut parts = vec![unit.text, &options, arch];
+    parts.extend(HEADERS.iter().map(|(_, text)| *text));
+    let parts: Vec<&[u8]> = parts.into_iter().map(str::as_bytes).collect();
+    let [a, b] = digest(&parts);
+    (format!("{}-{arch}-", unit.name), format!("-{a:016x}{b:016x}.bin"))
+}
+
+/// The image in a file, if it is whole.
+fn image_at(place: &Path) -> Option<Vec<u8>> {
+    let bytes = fs::read(place).ok()?;
+    let (head, image) = bytes.split_at_checked(24)?;
+    (head[..8] == *MAGIC && head[8..] == check(image)).then(|| image.to_vec())
+}
+
+/// Compiles every kernel for each of `arches` (`sm_90`; `compute_90` gives PTX, which newer GPUs take, too) into
+/// `folder`, where a device on a machine without a compiler finds it. Returns the files.
+///
+/// # Errors
+/// `Driver` with the compiler's log, or naming the file that cannot be written.
+pub fn compile_ahead(nvrtc: &Nvrtc, arches: &[&str], folder: &Path) -> Result<Vec<PathBuf>> {
+    let cache = Cache::new(Some(folder.to_owned()));
+    let mut files = Vec::new();
+    for arch in arches {
+        for unit in &UNITS {
+            let image = nvrtc.compile(unit, arch, &[])?.image;
+            let place = cache.place(unit, arch, nvrtc.version()).expect("there is a folder");
+            write(&place, &image)
+                .map_err(|error| Error::driver(0, format!("{}: {error}", place.display())))?;
+            files.push(place);
+        }
+    }
+    Ok(files)
 }
 
 fn check(image: &[u8]) -> [u8; 16] {
@@ -115,6 +162,24 @@ mod tests {
         ] {
             assert_eq!(cache.get(unit, arch, compiler), None, "{} {arch}", unit.name);
         }
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn without_a_compiler_the_newest_ones_image_is_taken() {
+        let folder = folder("ahead");
+        let cache = Cache::new(Some(folder.clone()));
+        let (unit, arch) = (&UNITS[0], "sm_90");
+        assert_eq!(cache.any(unit, arch), None, "no folder");
+        for (compiler, image) in [((12, 8), b"older"), ((13, 0), b"newer"), ((9, 9), b"oldie")] {
+            cache.put(unit, arch, compiler, image);
+        }
+        assert_eq!(cache.any(unit, arch).as_deref(), Some(&b"newer"[..]));
+        assert_eq!(cache.any(unit, "sm_80"), None);
+        let other = crate::source::Unit { text: "// changed", ..*unit };
+        assert_eq!(cache.any(&other, arch), None);
+        fs::write(cache.place(unit, arch, (13, 0)).unwrap(), b"cut off").unwrap();
+        assert_eq!(cache.any(unit, arch).as_deref(), Some(&b"older"[..]));
         fs::remove_dir_all(folder).unwrap();
     }
 

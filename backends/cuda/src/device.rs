@@ -17,12 +17,13 @@ use crate::native::Native;
 use crate::plan::CudaPlan;
 use crate::queue::{CudaQueue, Line};
 use crate::source::UNITS;
+use crate::transfer::Transfer;
 use crate::{table, weight};
 
 /// NVIDIA GPUs as a kind of hardware.
 ///
-/// Settings of [`Backend::open`]: `cache=FOLDER` where compiled kernels are kept (`cache=off`: nowhere),
-/// `nvrtc=FILE` the compiler's library.
+/// Settings of [`Backend::open`]: `cache=FOLDER` where compiled kernels are kept (`cache=off`: nowhere) and those
+/// of [`compile_ahead`](crate::compile_ahead) are found, `nvrtc=FILE` the compiler's library.
 #[derive(Clone, Debug)]
 pub struct CudaBackend {
     platform: Arc<dyn Platform>,
@@ -31,7 +32,7 @@ pub struct CudaBackend {
 impl Default for CudaBackend {
     /// On NVIDIA's driver.
     fn default() -> Self {
-        CudaBackend { platform: Arc::new(Native) }
+        CudaBackend { platform: Arc::new(Native::default()) }
     }
 }
 
@@ -79,7 +80,7 @@ impl Backend for CudaBackend {
             ledger: Ledger::new(facts.memory_bytes),
             kernels: load(&*driver)?,
             home: Mutex::new(driver.stream_create()?),
-            staging: Mutex::default(),
+            transfer: Mutex::new(Transfer::new(&driver)?),
             lines: Mutex::default(),
             lost: OnceLock::new(),
             sink: options.sink.clone(),
@@ -111,8 +112,8 @@ pub(crate) struct Machine {
     kernels: HashMap<&'static str, Function>,
     /// For what must be done at once: zeros, constants, weights.
     pub(crate) home: Mutex<Stream>,
-    /// Host memory that weights pass through, kept from one to the next.
-    pub(crate) staging: Mutex<Option<Pinned>>,
+    /// What weights pass through, kept from one to the next.
+    pub(crate) transfer: Mutex<Transfer>,
     /// Every queue there has been, by number.
     pub(crate) lines: Mutex<Vec<Arc<Line>>>,
     lost: OnceLock<String>,

@@ -21,6 +21,9 @@ mod queue;
 mod record;
 pub mod source;
 mod table;
+mod transfer;
 mod weight;
 
+pub use cache::compile_ahead;
 pub use device::CudaBackend;
+pub use native::Native;

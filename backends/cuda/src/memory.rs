@@ -106,7 +106,7 @@ impl CudaBuffer {
         Ok(buffer)
     }
 
-    /// Memory that a weight fills with `write`.
+    /// Memory that a weight fills.
     pub(crate) fn constant(label: &str, size_bytes: u64, machine: &Arc<Machine>) -> Result<Self> {
         let mut buffer = CudaBuffer::new(label, size_bytes, machine)?;
         buffer.writable = false;

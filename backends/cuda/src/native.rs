@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_uint, c_void};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,8 +28,13 @@ const VERSION_MIN: i32 = 12_000;
 const COMPUTE_MIN: (u32, u32) = (8, 0);
 
 /// NVIDIA's GPUs.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Native;
+#[derive(Clone, Debug, Default)]
+pub struct Native {
+    /// Where compiled kernels are kept and those compiled ahead are found, unless a setting says otherwise.
+    pub kernels: Option<PathBuf>,
+    /// The compiler's library, likewise.
+    pub nvrtc: Option<PathBuf>,
+}
 
 /// A driver's answer.
 fn check(call: &str, code: CUresult) -> Result<()> {
@@ -72,6 +77,11 @@ fn initialise() -> Result<i32> {
         ));
     }
     Ok(version)
+}
+
+/// The major version in a driver's number.
+fn major_of(version: i32) -> u32 {
+    version.unsigned_abs() / 1000
 }
 
 fn attribute(device: c_int, what: sys::CUdevice_attribute) -> Result<u32> {
@@ -134,8 +144,10 @@ struct Settings {
 }
 
 impl Settings {
-    fn parse(settings: &[(String, String)]) -> Result<Settings> {
-        let mut parsed = Settings { cache: Cache::usual(), nvrtc: None };
+    fn parse(native: &Native, settings: &[(String, String)]) -> Result<Settings> {
+        let usual = || Cache::usual();
+        let cache = native.kernels.clone().map_or_else(usual, |folder| Cache::new(Some(folder)));
+        let mut parsed = Settings { cache, nvrtc: native.nvrtc.clone() };
         for (name, value) in settings {
             match name.as_str() {
                 "cache" if value == "off" => parsed.cache = Cache::new(None),
@@ -163,14 +175,15 @@ impl Platform for Native {
 
     fn findings(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        match initialise() {
-            Ok(version) => lines.push(format!(
-                "driver for CUDA {}.{}; this backend has never run on hardware",
-                version / 1000,
-                version % 1000 / 10
-            )),
+        let version = match initialise() {
+            Ok(version) => version,
             Err(error) => return vec![error.to_string()],
-        }
+        };
+        lines.push(format!(
+            "driver for CUDA {}.{}; this backend has never run on hardware",
+            version / 1000,
+            version % 1000 / 10
+        ));
         match all() {
             Ok(devices) if devices.is_empty() => lines.push("the driver sees no GPU".into()),
             Ok(devices) => {
@@ -180,21 +193,26 @@ impl Platform for Native {
             }
             Err(error) => lines.push(error.to_string()),
         }
-        lines.push(match Nvrtc::open(None) {
+        let major = major_of(version);
+        lines.push(match Nvrtc::open(self.nvrtc.as_deref(), major) {
             Ok(nvrtc) => format!(
                 "NVRTC {}.{} at {}",
                 nvrtc.version().0,
                 nvrtc.version().1,
                 nvrtc.place().display()
             ),
-            Err(error) => format!("{error}; `pip install nvidia-cuda-nvrtc` has it"),
+            Err(error) => format!(
+                "{error}; `pip install 'nvidia-cuda-nvrtc{}'` has it, or `hadal kernels` on another machine \
+                 compiles what this one needs",
+                if major > 12 { "" } else { "-cu12" }
+            ),
         });
         lines
     }
 
     fn open(&self, ordinal: u32, settings: &[(String, String)]) -> Result<Arc<dyn Driver>> {
-        let settings = Settings::parse(settings)?;
-        initialise()?;
+        let settings = Settings::parse(self, settings)?;
+        let version = initialise()?;
         let (device, facts) = facts(ordinal)?;
         if !usable(&facts) {
             let text = format!("{}: compute capability 8.0 or newer is needed", facts.name);
@@ -207,7 +225,8 @@ impl Platform for Native {
         })?;
         let modules = Mutex::default();
         let cache = settings.cache;
-        Ok(Arc::new(NativeDriver { device, context, facts, modules, cache, nvrtc: settings.nvrtc }))
+        let (nvrtc, major) = (settings.nvrtc, major_of(version));
+        Ok(Arc::new(NativeDriver { device, context, facts, modules, cache, nvrtc, major }))
     }
 }
 
@@ -220,6 +239,8 @@ struct NativeDriver {
     modules: Mutex<HashMap<&'static str, Module>>,
     cache: Cache,
     nvrtc: Option<PathBuf>,
+    /// Newest CUDA the driver speaks.
+    major: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -240,9 +261,12 @@ impl NativeDriver {
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context) })
     }
 
-    /// The image of a unit: from the cache, or compiled.
+    /// The image of a unit: from the cache, or compiled; without a compiler what was compiled ahead.
     fn image(&self, unit: &Unit) -> Result<Vec<u8>> {
-        let nvrtc = Nvrtc::open(self.nvrtc.as_deref().map(Path::new))?;
+        let nvrtc = match Nvrtc::open(self.nvrtc.as_deref(), self.major) {
+            Ok(nvrtc) => nvrtc,
+            Err(error) => return self.ahead(unit).ok_or(error),
+        };
         let arch = self.arch(&nvrtc);
         if let Some(image) = self.cache.get(unit, &arch, nvrtc.version()) {
             return Ok(image);
@@ -250,6 +274,13 @@ impl NativeDriver {
         let image = nvrtc.compile(unit, &arch, &[])?.image;
         self.cache.put(unit, &arch, nvrtc.version(), &image);
         Ok(image)
+    }
+
+    /// What was compiled ahead: for the device itself, or PTX of the newest architecture up to it.
+    fn ahead(&self, unit: &Unit) -> Option<Vec<u8>> {
+        let own = self.facts.compute.0 * 10 + self.facts.compute.1;
+        let ptx = (80..=own).rev().map(|arch| format!("compute_{arch}"));
+        std::iter::once(format!("sm_{own}")).chain(ptx).find_map(|arch| self.cache.any(unit, &arch))
     }
 
     /// What to compile for: the device itself, or PTX of the newest architecture that a compiler older

@@ -12,11 +12,22 @@ use libloading::Library;
 
 use crate::source::{HEADERS, OPTIONS, Unit};
 
-/// File names and places where NVRTC is looked for, the newest first.
-const NAMES: [&str; 5] =
-    ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"];
+/// File names under which NVRTC is looked for, with the major version they say, the newest first.
+const NAMES: [(&str, u32); 5] = [
+    ("libnvrtc.so.13", 13),
+    ("nvrtc64_130_0.dll", 13),
+    ("libnvrtc.so.12", 12),
+    ("nvrtc64_120_0.dll", 12),
+    ("libnvrtc.so", 0),
+];
 const FOLDERS: [&str; 3] =
     ["/usr/local/cuda/lib64", "/opt/cuda/lib64", "/usr/lib/x86_64-linux-gnu"];
+
+/// Where a compiler of at most this major version may lie.
+fn usual_places(major: u32) -> Vec<PathBuf> {
+    let names = NAMES.iter().filter(|(_, of)| *of <= major).map(|(name, _)| PathBuf::from(name));
+    names.chain(FOLDERS.iter().map(|folder| Path::new(folder).join("libnvrtc.so"))).collect()
+}
 
 type Program = *mut c_void;
 type Code = c_int;
@@ -53,32 +64,45 @@ pub struct Compiled {
 }
 
 impl Nvrtc {
-    /// Opens the library at `place`, or the first of the usual ones.
+    /// Opens the library at `place`, or the first of the usual ones whose major version is at most `major`: a
+    /// driver takes code of compilers up to its own.
     ///
     /// # Errors
     /// `NotFound` naming what was tried.
-    pub fn open(place: Option<&Path>) -> Result<Nvrtc> {
-        let usual = || {
-            let names = NAMES.iter().map(PathBuf::from);
-            let folders = FOLDERS.iter().map(|folder| Path::new(folder).join("libnvrtc.so"));
-            names.chain(folders).collect()
-        };
-        let places: Vec<PathBuf> = place.map_or_else(usual, |place| vec![place.to_owned()]);
+    pub fn open(place: Option<&Path>, major: u32) -> Result<Nvrtc> {
+        let places = place.map_or_else(|| usual_places(major), |place| vec![place.to_owned()]);
+        let mut tried = Vec::new();
         for place in &places {
-            let builtins = builtins_beside(place);
-            // SAFETY: NVRTC's initialisers touch nothing of ours.
-            if let Ok(library) = unsafe { Library::new(place) } {
-                let mut nvrtc =
-                    Nvrtc { library, _builtins: builtins, version: (0, 0), place: place.clone() };
-                nvrtc.version = nvrtc.ask_version()?;
-                return Ok(nvrtc);
+            match Nvrtc::at(place) {
+                Some(Ok(nvrtc)) if nvrtc.version.0 > major => {
+                    let (newer, minor) = nvrtc.version;
+                    tried.push(format!("{} is {newer}.{minor}", place.display()));
+                }
+                Some(opened) => return opened,
+                None => tried.push(place.display().to_string()),
             }
         }
-        let tried: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
         Err(Error::new(
             hal::ErrorKind::NotFound,
-            format!("no NVRTC (NVIDIA's run-time compiler); tried {}", tried.join(", ")),
+            format!(
+                "no NVRTC (NVIDIA's run-time compiler) up to version {major}; tried {}",
+                tried.join(", ")
+            ),
         ))
+    }
+
+    /// The library at a place, if there is one.
+    fn at(place: &Path) -> Option<Result<Nvrtc>> {
+        let builtins = builtins_beside(place);
+        // SAFETY: NVRTC's initialisers touch nothing of ours.
+        let library = unsafe { Library::new(place) }.ok()?;
+        let mut nvrtc =
+            Nvrtc { library, _builtins: builtins, version: (0, 0), place: place.to_owned() };
+        let version = nvrtc.ask_version();
+        Some(version.map(|version| {
+            nvrtc.version = version;
+            nvrtc
+        }))
     }
 
     /// Major and minor version.
@@ -249,4 +273,27 @@ fn c_string(text: &str) -> CString {
 pub(crate) fn text_at(pointer: *const c_char) -> Option<String> {
     // SAFETY: the driver's strings are constants that end in a zero.
     (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_is_given_no_compiler_of_a_newer_major_version() {
+        let names = |major| -> Vec<String> {
+            let places = usual_places(major);
+            places.iter().map(|place| place.display().to_string()).take(2).collect()
+        };
+        assert_eq!(names(13), ["libnvrtc.so.13", "nvrtc64_130_0.dll"]);
+        assert_eq!(names(12), ["libnvrtc.so.12", "nvrtc64_120_0.dll"]);
+        assert_eq!(names(14), names(13));
+    }
+
+    #[test]
+    fn what_was_tried_is_named() {
+        let missing = Path::new("/nowhere/libnvrtc.so");
+        let error = Nvrtc::open(Some(missing), 13).unwrap_err().to_string();
+        assert!(error.contains("up to version 13; tried /nowhere/libnvrtc.so"), "{error}");
+    }
 }

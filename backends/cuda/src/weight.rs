@@ -1,19 +1,20 @@
 //! Weights, kept in the checkpoint's encoding: all codes one after the other, then all scales.
 //!
-//! What the source lends is copied straight from there; what it must read passes through one pinned
-//! buffer, segment by segment; noise is made on the device. INT8 is refused: no kernel reads it.
+//! What the source lends and what it must read pass through pinned memory, one part being fetched while another is
+//! sent (`transfer`); noise is made on the device. INT8 is refused: no kernel reads it.
 
 use std::any::Any;
 use std::sync::Arc;
 
 use hal::{
-    DType, Encoding, Error, HostMemory, RawWeight, Result, Weight, WeightPart, WeightSource,
+    DType, Encoding, Error, RawWeight, Result, Weight, WeightPart, WeightSegment, WeightSource,
     WeightSpec, WeightSupport,
 };
 
 use crate::device::Machine;
 use crate::driver::Address;
-use crate::memory::{CudaBuffer, Pinned, lock};
+use crate::memory::{CudaBuffer, lock};
+use crate::transfer::Transfer;
 
 /// Numbers of the encodings; as in `kernels/gemm/gemm.cu`.
 pub(crate) const W_F32: u32 = 0;
@@ -117,17 +118,10 @@ pub(crate) fn load(source: &mut dyn WeightSource, machine: &Arc<Machine>) -> Res
     let buffer = CudaBuffer::constant(&spec.name, bytes, machine)?;
     let machine = Arc::clone(machine);
     let weight = CudaWeight { buffer, scales_offset, spec: spec.clone(), machine };
-    match source.lend() {
-        None if source.noise(0, WeightPart::Codes).is_some() => weight.make(source)?,
-        Some(lent) => {
-            for (segment, lent) in lent.iter().enumerate() {
-                weight.fill(segment as u32, WeightPart::Codes, lent.codes.bytes())?;
-                if let Some(scales) = &lent.scales {
-                    weight.fill(segment as u32, WeightPart::Scales, scales.bytes())?;
-                }
-            }
-        }
-        None => weight.read(source)?,
+    if source.noise(0, WeightPart::Codes).is_some() {
+        weight.make(source)?;
+    } else {
+        weight.send(source)?;
     }
     let stored = spec.encoding;
     Ok(Weight::new(Arc::new(weight), spec, stored))
@@ -141,16 +135,9 @@ impl CudaWeight {
         }
     }
 
-    fn fill(&self, segment: u32, part: WeightPart, bytes: &[u8]) -> Result<()> {
-        let size = self.part_bytes(part);
-        if bytes.len() as u64 != size {
-            return Err(Error::invalid(format!(
-                "weight {}: {part:?} of segment {segment} have {} bytes, {size} are due",
-                self.spec.name,
-                bytes.len()
-            )));
-        }
-        self.buffer.write(&self.spec.name, self.base(part) + u64::from(segment) * size, bytes)
+    /// Where a part of a segment goes.
+    fn place(&self, segment: u32, part: WeightPart) -> Address {
+        self.buffer.address() + self.base(part) + u64::from(segment) * self.part_bytes(part)
     }
 
     /// Makes every segment on the device, for a source that is noise.
@@ -176,25 +163,65 @@ impl CudaWeight {
         }
     }
 
-    /// Pulls every segment through the staging buffer.
-    fn read(&self, source: &mut dyn WeightSource) -> Result<()> {
-        let largest = self.part_bytes(WeightPart::Codes).max(self.part_bytes(WeightPart::Scales));
-        let mut staging = lock(&self.machine.staging);
-        let enough = staging.as_ref().is_some_and(|held| held.bytes().len() as u64 >= largest);
-        if !enough {
-            *staging = Some(Pinned::new(largest as usize, &self.machine.driver)?);
-        }
-        let staging = staging.as_mut().expect("just made");
-        for segment in 0..self.spec.segments() {
-            for part in [WeightPart::Codes, WeightPart::Scales] {
-                let room = &mut staging.bytes_mut()[..self.part_bytes(part) as usize];
-                if !room.is_empty() {
-                    source.read(segment, part, room)?;
-                    self.fill(segment, part, room)?;
-                }
+    /// Sends every segment, and waits for the last however that ends: the memory may be freed after it.
+    fn send(&self, source: &mut dyn WeightSource) -> Result<()> {
+        let transfer = &mut *lock(&self.machine.transfer);
+        let sent = match source.lend() {
+            Some(lent) => self.send_lent(&lent, transfer),
+            None => self.send_read(source, transfer),
+        };
+        let settled = self.machine.survive(transfer.settle(), || self.label());
+        sent.and(settled)
+    }
+
+    fn send_lent(&self, lent: &[WeightSegment], transfer: &mut Transfer) -> Result<()> {
+        for (segment, lent) in (0..).zip(lent) {
+            self.send_part(segment, WeightPart::Codes, lent.codes.bytes(), transfer)?;
+            if let Some(scales) = &lent.scales {
+                self.send_part(segment, WeightPart::Scales, scales.bytes(), transfer)?;
             }
         }
         Ok(())
+    }
+
+    fn send_part(
+        &self,
+        segment: u32,
+        part: WeightPart,
+        bytes: &[u8],
+        transfer: &mut Transfer,
+    ) -> Result<()> {
+        let (name, due) = (&self.spec.name, self.part_bytes(part));
+        if bytes.len() as u64 != due || segment >= self.spec.segments() {
+            return Err(Error::invalid(format!(
+                "weight {name}: {part:?} of segment {segment} have {} bytes, {due} are due",
+                bytes.len()
+            )));
+        }
+        // SAFETY: inside the buffer, which nobody uses yet and which `send` keeps until it has settled.
+        let sent = unsafe { transfer.send(self.place(segment, part), bytes) };
+        self.machine.survive(sent, || self.label())
+    }
+
+    fn send_read(&self, source: &mut dyn WeightSource, transfer: &mut Transfer) -> Result<()> {
+        for segment in 0..self.spec.segments() {
+            for part in [WeightPart::Codes, WeightPart::Scales] {
+                let bytes = self.part_bytes(part) as usize;
+                if bytes == 0 {
+                    continue;
+                }
+                let room = transfer.room(bytes);
+                source.read(segment, part, self.machine.survive(room, || self.label())?)?;
+                // SAFETY: as in `send_part`.
+                let posted = unsafe { transfer.post(self.place(segment, part), bytes) };
+                self.machine.survive(posted, || self.label())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn label(&self) -> String {
+        format!("weight {}", self.spec.name)
     }
 }
 

@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
+use backend_cuda::compile_ahead;
 use backend_cuda::nvrtc::Nvrtc;
 use backend_cuda::source::UNITS;
 
@@ -163,13 +164,41 @@ fn only_kernels_there_are_have_wanted_instructions() {
     assert!(wanted().keys().all(|kernel| ceilings.contains_key(*kernel)));
 }
 
-#[test]
-fn every_kernel_compiles_for_every_architecture() {
+/// The compiler, unless this machine has none.
+fn nvrtc() -> Option<Nvrtc> {
     let Some(place) = std::env::var_os("HADAL_NVRTC") else {
         println!("skipped: HADAL_NVRTC names no NVRTC; scripts/cuda-compile fetches one");
-        return;
+        return None;
     };
-    let nvrtc = Nvrtc::open(Some(Path::new(&place))).expect("HADAL_NVRTC names NVRTC's library");
+    let nvrtc = Nvrtc::open(Some(Path::new(&place)), u32::MAX);
+    Some(nvrtc.expect("HADAL_NVRTC names NVRTC's library"))
+}
+
+#[test]
+fn every_unit_is_compiled_ahead_into_a_file() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ahead");
+    let files = compile_ahead(&nvrtc, &["compute_80"], &folder).expect("the folder is cargo's own");
+    assert_eq!(files.len(), UNITS.len());
+    for file in files {
+        let bytes = std::fs::read(&file).expect("it was just written");
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains(".target sm_80"), "{}: no code for sm_80", file.display());
+    }
+}
+
+#[test]
+fn a_compiler_newer_than_the_driver_is_refused_by_name() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let major = nvrtc.version().0 - 1;
+    let error = Nvrtc::open(Some(nvrtc.place()), major).expect_err("it is newer").to_string();
+    assert!(error.contains(&format!("up to version {major}")), "{error}");
+    assert!(error.contains(&format!(" is {}.", nvrtc.version().0)), "{error}");
+}
+
+#[test]
+fn every_kernel_compiles_for_every_architecture() {
+    let Some(nvrtc) = nvrtc() else { return };
     let nvdisasm = std::env::var_os("HADAL_NVDISASM");
     let (ceilings, wanted) = (ceilings(), wanted());
     let (mut checked, mut judged, mut over) = (0, 0, Vec::new());

@@ -11,7 +11,8 @@ use emulated::Emulated;
 use hal::op::{Gather, GatherSource, Matmul, RowGroups};
 use hal::{
     Backend, Builder, CompileOptions, DType, Device, Encoding, ErrorKind, Mode, Noise, OpenOptions,
-    Profile, Queue, Result, RowCodec, Shape, Tensor, WeightPart, WeightSource, WeightSpec,
+    Profile, Queue, Result, RowCodec, Shape, SharedBytes, Tensor, WeightPart, WeightSegment,
+    WeightSource, WeightSpec,
 };
 
 fn open() -> Result<Arc<dyn Device>> {
@@ -50,10 +51,18 @@ fn the_kernels_conform_on_the_cpu() {
     report.assert_green();
 }
 
-/// A weight of noise, made by the device or read from the host.
+/// Where the bytes of a weight of noise come from.
+#[derive(Clone, Copy, PartialEq)]
+enum Origin {
+    Device,
+    Read,
+    Lent,
+}
+
+/// A weight of noise.
 struct Noisy {
     spec: WeightSpec,
-    by_device: bool,
+    origin: Origin,
 }
 
 impl WeightSource for Noisy {
@@ -64,8 +73,22 @@ impl WeightSource for Noisy {
         recipe(segment, part).fill(out);
         Ok(())
     }
+    fn lend(&self) -> Option<Vec<WeightSegment>> {
+        let part = |segment, part, bytes| {
+            let mut out = vec![0; bytes as usize];
+            recipe(segment, part).fill(&mut out);
+            let range = 0..out.len();
+            SharedBytes::new(Arc::new(out), range)
+        };
+        let spec = &self.spec;
+        let segment = |segment| WeightSegment {
+            codes: part(segment, WeightPart::Codes, spec.segment_code_bytes()),
+            scales: Some(part(segment, WeightPart::Scales, spec.segment_scale_bytes())),
+        };
+        (self.origin == Origin::Lent).then(|| (0..spec.segments()).map(segment).collect())
+    }
     fn noise(&self, segment: u32, part: WeightPart) -> Option<Noise> {
-        self.by_device.then(|| recipe(segment, part))
+        (self.origin == Origin::Device).then(|| recipe(segment, part))
     }
 }
 
@@ -76,10 +99,30 @@ fn recipe(segment: u32, part: WeightPart) -> Noise {
     }
 }
 
-#[test]
-fn noise_made_on_the_device_is_the_noise_that_is_read() {
+/// A row of numbers times a weight.
+fn product(spec: &WeightSpec, origin: Origin) -> Vec<u8> {
     let device = open().unwrap();
     let bed = Bed::new(&device).unwrap();
+    let weight = device.load_weight(&mut Noisy { spec: spec.clone(), origin }).unwrap();
+    let tensor = |width: u32| {
+        let memory = bed.alloc(4 * u64::from(width)).unwrap();
+        Tensor::new(memory, 0, Shape::new(&[1, width]), DType::F32, RowCodec::Plain).unwrap()
+    };
+    let (x, out) = (tensor(spec.cols), tensor(spec.rows));
+    let ones: Vec<u8> = (0..spec.cols).flat_map(|i| (1.0 + i as f32).to_le_bytes()).collect();
+    bed.upload(&x, &ones).unwrap();
+    let mut builder = Builder::new();
+    builder.push(Matmul { out: out.clone(), x, weight, groups: RowGroups::Cyclic }).unwrap();
+    let options =
+        CompileOptions { label: "product".into(), mode: Mode::Eager, profile: Profile::Off };
+    let plan = hal::compile(&*device, &builder.finish().unwrap(), None, &options).unwrap();
+    let point = bed.queue.submit(&plan, &[]).unwrap();
+    bed.queue.wait(&point, Duration::from_secs(60)).unwrap();
+    bed.download(&out).unwrap()
+}
+
+#[test]
+fn noise_made_on_the_device_is_the_noise_that_is_read() {
     // Segments of 5 rows of 33 codes and 6 scales: none begins or ends at a word.
     let spec = WeightSpec {
         name: "noise".into(),
@@ -89,25 +132,23 @@ fn noise_made_on_the_device_is_the_noise_that_is_read() {
         segment_rows: 5,
         encoding: Encoding::Fp8Block { rows: 4, cols: 12 },
     };
-    let product = |by_device| {
-        let weight = device.load_weight(&mut Noisy { spec: spec.clone(), by_device }).unwrap();
-        let tensor = |dims: &[u32], dtype| {
-            Tensor::new(bed.alloc(4096).unwrap(), 0, Shape::new(dims), dtype, RowCodec::Plain)
-                .unwrap()
-        };
-        let (x, out) = (tensor(&[1, 33], DType::F32), tensor(&[1, 15], DType::F32));
-        let ones: Vec<u8> = (0..33).flat_map(|i| (1.0 + i as f32).to_le_bytes()).collect();
-        bed.upload(&x, &ones).unwrap();
-        let mut builder = Builder::new();
-        builder.push(Matmul { out: out.clone(), x, weight, groups: RowGroups::Cyclic }).unwrap();
-        let options =
-            CompileOptions { label: "product".into(), mode: Mode::Eager, profile: Profile::Off };
-        let plan = hal::compile(&*device, &builder.finish().unwrap(), None, &options).unwrap();
-        let point = bed.queue.submit(&plan, &[]).unwrap();
-        bed.queue.wait(&point, Duration::from_secs(60)).unwrap();
-        bed.download(&out).unwrap()
-    };
-    let made = product(true);
-    assert_eq!(made, product(false));
+    let made = product(&spec, Origin::Device);
+    assert_eq!(made, product(&spec, Origin::Read));
     assert!(made.iter().any(|&byte| byte != 0));
+}
+
+#[test]
+fn a_weight_larger_than_what_is_sent_at_a_time_arrives_whole() {
+    // Segments of 10 MB, of which a lane takes 4 MiB at a time.
+    let spec = WeightSpec {
+        name: "large".into(),
+        groups: 1,
+        rows: 2400,
+        cols: 8400,
+        segment_rows: 1200,
+        encoding: Encoding::Fp8Block { rows: 128, cols: 128 },
+    };
+    let made = product(&spec, Origin::Device);
+    assert_eq!(made, product(&spec, Origin::Read));
+    assert_eq!(made, product(&spec, Origin::Lent));
 }
