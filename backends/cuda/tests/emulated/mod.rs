@@ -9,10 +9,12 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::{HashMap, VecDeque};
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -62,28 +64,38 @@ impl Platform for Emulated {
     }
 }
 
+/// What kernels are compiled behind.
+const SHIM: &str = include_str!("../../shim/shim.h");
+
+/// Writes the sources in this program to a folder, as they lie in the tree; returns the shim and the unit.
+fn write_sources(unit: &Unit, folder: &Path) -> std::io::Result<(PathBuf, PathBuf)> {
+    let home = folder.join(unit.name);
+    fs::create_dir_all(&home)?;
+    for (name, text) in HEADERS {
+        let place = home.join(name);
+        fs::create_dir_all(place.parent().expect("a file in a folder"))?;
+        fs::write(place, text)?;
+    }
+    let (shim, source) = (folder.join("shim.h"), home.join("unit.cu"));
+    fs::write(&shim, SHIM)?;
+    fs::write(&source, unit.text)?;
+    Ok((shim, source))
+}
+
 /// Compiles a unit, unless that was done before for the same text.
 fn build(unit: &Unit) -> Library {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let shim = root.join("shim/shim.h");
-    let shim_text = std::fs::read_to_string(&shim).expect("the shim is there");
     let mut hasher = DefaultHasher::new();
-    (unit.text, HEADERS, shim_text).hash(&mut hasher);
+    (unit.text, HEADERS, SHIM).hash(&mut hasher);
     let name = format!("{}-{:016x}", unit.name, hasher.finish());
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let (library, draft) =
-        (folder.join(format!("{name}.so")), folder.join(format!("{name}.{}", std::process::id())));
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("emulated");
+    let library = folder.join(format!("{name}.so"));
     // Tests of one program share the draft.
     static BUILDING: Mutex<()> = Mutex::new(());
     let building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     if !library.is_file() {
-        let source = root.join(format!("../../kernels/{0}/{0}.cu", unit.name));
-        // The name above is that of the text in this program: the file must not have changed since.
-        assert_eq!(
-            std::fs::read_to_string(&source).ok().as_deref(),
-            Some(unit.text),
-            "build again"
-        );
+        let draft = folder.join(format!("{name}.{}", std::process::id()));
+        let (shim, source) = write_sources(unit, &draft).expect("the folder is cargo's own");
+        let object = draft.join("unit.so");
         let done = Command::new("g++")
             .args(["-x", "c++", "-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off"])
             .args(["-fvisibility=hidden", "-Wall", "-Werror", "-Wno-unknown-pragmas"])
@@ -91,15 +103,23 @@ fn build(unit: &Unit) -> Library {
             .arg(&shim)
             .arg(&source)
             .arg("-o")
-            .arg(&draft)
+            .arg(&object)
             .status()
             .expect("g++ is there: scripts/setup-dev installs it");
-        assert!(done.success(), "{} does not compile as C++", source.display());
-        std::fs::rename(&draft, &library).expect("both are in one folder");
+        assert!(done.success(), "{} does not compile as C++", unit.name);
+        fs::rename(&object, &library).expect("both are in one folder");
+        fs::remove_dir_all(&draft).expect("it was just made");
     }
     drop(building);
+    // Fibers and shared memory are the library's own: every device has one of its own.
+    static OPENED: AtomicU32 = AtomicU32::new(0);
+    let number = OPENED.fetch_add(1, Ordering::Relaxed);
+    let own = folder.join(format!("{name}.{}.{number}.so", std::process::id()));
+    fs::copy(&library, &own).expect("the folder is cargo's own");
     // SAFETY: our own library, which has no initialisers.
-    unsafe { Library::new(&library) }.expect("just built")
+    let opened = unsafe { Library::new(&own) }.expect("just built");
+    fs::remove_file(&own).expect("an open library needs no name");
+    opened
 }
 
 #[derive(Clone, Debug)]
