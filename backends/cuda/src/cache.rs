@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use hal::{Error, Result};
+use hal::{Error, ErrorKind, Result};
 
 use crate::nvrtc::Nvrtc;
 use crate::source::{HEADERS, OPTIONS, UNITS, Unit};
@@ -103,7 +103,7 @@ fn image_at(place: &Path) -> Option<Vec<u8>> {
 /// `folder`, where a device on a machine without a compiler finds it. Returns the files.
 ///
 /// # Errors
-/// `Driver` with the compiler's log, or naming the file that cannot be written.
+/// `Driver` with the compiler's log; `Io` naming the file that cannot be written.
 pub fn compile_ahead(nvrtc: &Nvrtc, arches: &[&str], folder: &Path) -> Result<Vec<PathBuf>> {
     let cache = Cache::new(Some(folder.to_owned()));
     let mut files = Vec::new();
@@ -111,8 +111,9 @@ pub fn compile_ahead(nvrtc: &Nvrtc, arches: &[&str], folder: &Path) -> Result<Ve
         for unit in &UNITS {
             let image = nvrtc.compile(unit, arch, &[])?.image;
             let place = cache.place(unit, arch, nvrtc.version()).expect("there is a folder");
-            write(&place, &image)
-                .map_err(|error| Error::driver(0, format!("{}: {error}", place.display())))?;
+            write(&place, &image).map_err(|error| {
+                Error::new(ErrorKind::Io, format!("{}: {error}", place.display()))
+            })?;
             files.push(place);
         }
     }

@@ -201,11 +201,11 @@ impl Platform for Native {
                 nvrtc.version().1,
                 nvrtc.place().display()
             ),
-            Err(error) => format!(
-                "{error}; `pip install 'nvidia-cuda-nvrtc{}'` has it, or `hadal kernels` on another machine \
-                 compiles what this one needs",
-                if major > 12 { "" } else { "-cu12" }
-            ),
+            Err(error) => {
+                format!(
+                    "{error}; or `hadal kernels` on another machine compiles what this one needs"
+                )
+            }
         });
         lines
     }

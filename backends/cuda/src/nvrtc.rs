@@ -85,8 +85,10 @@ impl Nvrtc {
         Err(Error::new(
             hal::ErrorKind::NotFound,
             format!(
-                "no NVRTC (NVIDIA's run-time compiler) up to version {major}; tried {}",
-                tried.join(", ")
+                "no NVRTC (NVIDIA's run-time compiler) up to version {major}; tried {}; \
+                 `pip install {}` has it",
+                tried.join(", "),
+                if major > 12 { "nvidia-cuda-nvrtc" } else { "nvidia-cuda-nvrtc-cu12" }
             ),
         ))
     }
