@@ -21,11 +21,13 @@ pub fn registry() -> Registry {
     Registry::new(backends)
 }
 
-/// `HADAL_CUDA_KERNELS` names the folder of compiled kernels, `HADAL_NVRTC` the compiler's library.
+/// `HADAL_CUDA_KERNELS` names the folder of compiled kernels, `HADAL_NVRTC` the compiler's library;
+/// `HADAL_CUDA_OVERLAP=on` lets launches overlap.
 #[cfg(feature = "cuda")]
 fn cuda() -> Arc<dyn hal::Backend> {
     let kernels = std::env::var_os("HADAL_CUDA_KERNELS").map(Into::into);
-    let native = backend_cuda::Native { kernels, nvrtc: nvrtc() };
+    let overlap = std::env::var_os("HADAL_CUDA_OVERLAP").is_some_and(|value| value == "on");
+    let native = backend_cuda::Native { kernels, nvrtc: nvrtc(), overlap };
     Arc::new(backend_cuda::CudaBackend::on(Arc::new(native)))
 }
 

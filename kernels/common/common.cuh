@@ -15,8 +15,22 @@ typedef unsigned long long u64;
 
 #ifndef HADAL_SHIM
 #define DEVICE static __device__ __forceinline__
-#define KERNEL(name, Args, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args p)
+// What every kernel begins with. Where a driver lets launches overlap (from Hopper on, and only if asked to), the next
+// kernel may get ready from here on, and this one waits until all before it are done and their writes are seen.
+// Everywhere else it does nothing.
+DEVICE void begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+#define KERNEL(name, Args, threads)                                                              \
+    DEVICE void name##_body(const Args& p);                                                      \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args p) { \
+        begin();                                                                                 \
+        name##_body(p);                                                                          \
+    }                                                                                            \
+    DEVICE void name##_body(const Args& p)
 // Dynamic shared memory, as bytes aligned to 16.
 #define SHARED(name)                                             \
     extern __shared__ __align__(16) unsigned char hadal_shared[]; \

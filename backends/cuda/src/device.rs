@@ -23,7 +23,8 @@ use crate::{table, weight};
 /// NVIDIA GPUs as a kind of hardware.
 ///
 /// Settings of [`Backend::open`]: `cache=FOLDER` where compiled kernels are kept (`cache=off`: nowhere) and those
-/// of [`compile_ahead`](crate::compile_ahead) are found, `nvrtc=FILE` the compiler's library.
+/// of [`compile_ahead`](crate::compile_ahead) are found, `nvrtc=FILE` the compiler's library, `overlap=on` lets a
+/// kernel get ready while the one before it runs.
 #[derive(Clone, Debug)]
 pub struct CudaBackend {
     platform: Arc<dyn Platform>,

@@ -26,6 +26,9 @@ use crate::source::Unit;
 const VERSION_MIN: i32 = 12_000;
 /// Oldest architecture: Ampere.
 const COMPUTE_MIN: (u32, u32) = (8, 0);
+/// From where on launches can overlap, in graphs, too.
+const VERSION_OVERLAP: i32 = 12_030;
+const COMPUTE_OVERLAP: (u32, u32) = (9, 0);
 
 /// NVIDIA's GPUs.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +37,8 @@ pub struct Native {
     pub kernels: Option<PathBuf>,
     /// The compiler's library, likewise.
     pub nvrtc: Option<PathBuf>,
+    /// A kernel may get ready while the one before it runs, likewise. From Hopper and CUDA 12.3 on.
+    pub overlap: bool,
 }
 
 /// A driver's answer.
@@ -141,21 +146,24 @@ fn usable(facts: &Facts) -> bool {
 struct Settings {
     cache: Cache,
     nvrtc: Option<PathBuf>,
+    overlap: bool,
 }
 
 impl Settings {
     fn parse(native: &Native, settings: &[(String, String)]) -> Result<Settings> {
         let usual = || Cache::usual();
         let cache = native.kernels.clone().map_or_else(usual, |folder| Cache::new(Some(folder)));
-        let mut parsed = Settings { cache, nvrtc: native.nvrtc.clone() };
+        let mut parsed = Settings { cache, nvrtc: native.nvrtc.clone(), overlap: native.overlap };
         for (name, value) in settings {
             match name.as_str() {
                 "cache" if value == "off" => parsed.cache = Cache::new(None),
                 "cache" => parsed.cache = Cache::new(Some(value.into())),
                 "nvrtc" => parsed.nvrtc = Some(value.into()),
+                "overlap" if value == "on" || value == "off" => parsed.overlap = value == "on",
                 _ => {
                     return Err(Error::invalid(format!(
-                        "cuda has no setting {name}; it has cache (a folder, or off) and nvrtc (a file)"
+                        "cuda has no setting {name}={value}; it has cache (a folder, or off), nvrtc (a file) and \
+                         overlap (on or off)"
                     )));
                 }
             }
@@ -218,6 +226,15 @@ impl Platform for Native {
             let text = format!("{}: compute capability 8.0 or newer is needed", facts.name);
             return Err(Error::new(ErrorKind::NotFound, text));
         }
+        let overlap = settings.overlap;
+        if overlap && (version < VERSION_OVERLAP || facts.compute < COMPUTE_OVERLAP) {
+            return Err(Error::invalid(format!(
+                "overlap=on needs a driver for CUDA 12.3 and compute capability 9.0; this is {}, CUDA {}.{}",
+                facts.name,
+                version / 1000,
+                version % 1000 / 10
+            )));
+        }
         let mut context = ptr::null_mut();
         // SAFETY: the place is ours; released when the device is dropped.
         check("cuDevicePrimaryCtxRetain", unsafe {
@@ -226,7 +243,8 @@ impl Platform for Native {
         let modules = Mutex::default();
         let cache = settings.cache;
         let (nvrtc, major) = (settings.nvrtc, major_of(version));
-        Ok(Arc::new(NativeDriver { device, context, facts, modules, cache, nvrtc, major }))
+        let driver = NativeDriver { device, context, facts, modules, cache, nvrtc, major, overlap };
+        Ok(Arc::new(driver))
     }
 }
 
@@ -241,6 +259,8 @@ struct NativeDriver {
     nvrtc: Option<PathBuf>,
     /// Newest CUDA the driver speaks.
     major: u32,
+    /// Launches overlap.
+    overlap: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -512,21 +532,28 @@ impl Driver for NativeDriver {
         let [x, y, z] = launch.grid;
         // The driver copies the argument before it returns.
         let mut params = [launch.args.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the caller's promise; the function takes this one struct.
-        check("cuLaunchKernel", unsafe {
-            sys::cuLaunchKernel(
-                launch.function.0 as sys::CUfunction,
-                x,
-                y,
-                z,
-                launch.threads,
-                1,
-                1,
-                launch.shared_bytes,
-                stream_of(stream),
-                params.as_mut_ptr(),
-                ptr::null_mut(),
-            )
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: launch.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared_bytes,
+            hStream: stream_of(stream),
+            attrs: &raw mut overlap,
+            numAttrs: self.overlap.into(),
+        };
+        let function = launch.function.0 as sys::CUfunction;
+        // SAFETY: the caller's promise; the function takes this one struct. Where launches overlap, every kernel waits
+        // for all before it (`begin` of common.cuh).
+        check("cuLaunchKernelEx", unsafe {
+            sys::cuLaunchKernelEx(&raw const config, function, params.as_mut_ptr(), ptr::null_mut())
         })
     }
 
