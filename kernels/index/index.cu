@@ -203,6 +203,8 @@ DEVICE void score(const IndexScore& p, const Queries& q, u32 row, u32 sequence, 
             for (u32 i = 0; i < PARTS; i++) {
                 // Keys of one block stay decoded from tile to tile.
                 if (tile == 0 || q.blocks > 1) key_weights<E>(p.keys, at[i][0], at[i][1], block, weights[i]);
+                // Lanes without a key went another way.
+                __syncwarp();
                 dot(q, block, tile, weights[i], total[i]);
             }
         }

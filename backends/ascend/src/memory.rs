@@ -7,11 +7,11 @@ use std::ffi::c_void;
 use std::fmt;
 use std::ptr;
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use hal::{Buffer, Error, HostMemory, RawBuffer, Result, Tensor};
 
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, lock};
 use crate::sys::acl::{aclrtMemMallocPolicy, aclrtMemcpyKind};
 
 /// A block of device memory, counted. Whoever drops it knows that no queued work uses it.
@@ -39,6 +39,23 @@ impl DeviceMemory {
             return Err(error);
         }
         Ok(DeviceMemory { runtime: Arc::clone(runtime), address: pointer.addr() as u64, bytes })
+    }
+
+    /// At least as many bytes as all plans share now; where that is too little, new ones that are shared from then on.
+    /// Plans run one at a time, so what was compiled largest first has one block.
+    pub(crate) fn shared(
+        label: &str,
+        bytes: u64,
+        place: &Mutex<Weak<DeviceMemory>>,
+        runtime: &Arc<Runtime>,
+    ) -> Result<Arc<DeviceMemory>> {
+        let mut place = lock(place);
+        if let Some(memory) = place.upgrade().filter(|memory| memory.bytes >= bytes) {
+            return Ok(memory);
+        }
+        let memory = Arc::new(DeviceMemory::new(label, bytes, runtime)?);
+        *place = Arc::downgrade(&memory);
+        Ok(memory)
     }
 
     /// Zeros.

@@ -54,8 +54,10 @@ struct Inner {
     spans: Vec<Span>,
     timing: Option<Timing>,
     graph: aclmdlRI,
-    workspace: DeviceMemory,
-    _temp: DeviceMemory,
+    workspace: Arc<DeviceMemory>,
+    _temp: Arc<DeviceMemory>,
+    /// What of both this plan needs.
+    needed_bytes: u64,
     _tables: Vec<Arc<DeviceMemory>>,
 }
 
@@ -87,10 +89,8 @@ impl AscendPlan {
         if options.profile == Profile::Ops {
             inner.timing = Timing::new(runtime, inner.spans.len())?;
         }
-        let stats = PlanStats {
-            launches: inner.steps.len() as u32,
-            workspace_bytes: inner.workspace.bytes + inner._temp.bytes,
-        };
+        let stats =
+            PlanStats { launches: inner.steps.len() as u32, workspace_bytes: inner.needed_bytes };
         Ok(AscendPlan {
             label: options.label.clone(),
             runtime: Arc::clone(runtime),
@@ -167,7 +167,8 @@ fn operands_are_ours(op: &hal::Op, runtime: &Arc<Runtime>) -> Result<()> {
 }
 
 fn prepare(tape: Tape, mode: Mode, runtime: &Arc<Runtime>) -> Result<Inner> {
-    let temp = DeviceMemory::new("scratch of a plan", tape.temp_bytes, runtime)?;
+    let temp =
+        DeviceMemory::shared("scratch of a plan", tape.temp_bytes, &runtime.scratch, runtime)?;
     runtime.bind()?;
     let mut steps = Vec::new();
     let mut spans = Vec::with_capacity(tape.pieces.len());
@@ -182,7 +183,8 @@ fn prepare(tape: Tape, mode: Mode, runtime: &Arc<Runtime>) -> Result<Inner> {
         Step::Exchange(_) => 0,
     };
     let workspace_bytes = steps.iter().map(wanted).max().unwrap_or(0);
-    let workspace = DeviceMemory::new("workspace of a plan", workspace_bytes, runtime)?;
+    let label = "workspace of a plan";
+    let workspace = DeviceMemory::shared(label, workspace_bytes, &runtime.workspace, runtime)?;
     let graph = ptr::null_mut();
     Ok(Inner {
         mode,
@@ -192,6 +194,7 @@ fn prepare(tape: Tape, mode: Mode, runtime: &Arc<Runtime>) -> Result<Inner> {
         timing: None,
         graph,
         workspace,
+        needed_bytes: workspace_bytes + tape.temp_bytes,
         _temp: temp,
         _tables: tape.tables,
     })

@@ -3,7 +3,7 @@
 //! What a submission uses (plan, tensor, slot) is kept until its event is known to have passed, so that
 //! nothing is freed under queued work. All queues of a device share one lock while they enqueue.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::ptr;
 use std::sync::Arc;
@@ -126,6 +126,9 @@ impl AscendQueue {
                 flight.event.hold(self.stream)?;
             }
         }
+        if keep.plan.is_some() {
+            self.take_turn(&lines)?;
+        }
         let line = lines.get_mut(&self.number).expect("inserted in `new`");
         let passed = line.reap()?;
         let event = match enqueue(&keep).and_then(|()| self.recorded(line)) {
@@ -141,6 +144,17 @@ impl AscendQueue {
         drop(lines);
         settle(passed);
         Ok(Point { queue: self.number, value })
+    }
+
+    /// Plans share scratch: one waits for those on other queues.
+    fn take_turn(&self, lines: &HashMap<u32, Line>) -> Result<()> {
+        for (_, line) in lines.iter().filter(|(number, _)| **number != self.number) {
+            let is_plan = |flight: &&Flight| flight.keep.plan.is_some();
+            if let Some(flight) = line.flights.iter().rev().find(is_plan) {
+                flight.event.hold(self.stream)?;
+            }
+        }
+        Ok(())
     }
 
     /// An event behind what was just enqueued.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char};
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use hal::{DeviceInfo, Error, ErrorKind, MemoryReport, OpenOptions, Result, Sink};
@@ -160,6 +160,9 @@ pub(crate) struct Runtime {
     lost: Mutex<Option<String>>,
     /// All queues; whoever enqueues holds the lock.
     pub(crate) lines: Mutex<HashMap<u32, Line>>,
+    /// What plans share, which keep it: scratch of compositions, workspace of operators.
+    pub(crate) scratch: Mutex<Weak<DeviceMemory>>,
+    pub(crate) workspace: Mutex<Weak<DeviceMemory>>,
     /// Tables on the device by name, made once and kept.
     pub(crate) tables: Mutex<HashMap<String, Arc<DeviceMemory>>>,
 }
@@ -218,6 +221,8 @@ impl Runtime {
             report: Mutex::default(),
             lost: Mutex::default(),
             lines: Mutex::default(),
+            scratch: Mutex::default(),
+            workspace: Mutex::default(),
             tables: Mutex::default(),
         };
         for (option, name) in [

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 
 use hal::{
@@ -18,6 +18,7 @@ use crate::plan::CudaPlan;
 use crate::queue::{CudaQueue, Line};
 use crate::source::UNITS;
 use crate::transfer::Transfer;
+use crate::workspace::Workspace;
 use crate::{table, weight};
 
 /// NVIDIA GPUs as a kind of hardware.
@@ -82,6 +83,7 @@ impl Backend for CudaBackend {
             kernels: load(&*driver)?,
             home: Mutex::new(driver.stream_create()?),
             transfer: Mutex::new(Transfer::new(&driver)?),
+            workspace: Mutex::default(),
             lines: Mutex::default(),
             lost: OnceLock::new(),
             sink: options.sink.clone(),
@@ -115,6 +117,8 @@ pub(crate) struct Machine {
     pub(crate) home: Mutex<Stream>,
     /// What weights pass through, kept from one to the next.
     pub(crate) transfer: Mutex<Transfer>,
+    /// What plans share; they keep it.
+    pub(crate) workspace: Mutex<Weak<Workspace>>,
     /// Every queue there has been, by number.
     pub(crate) lines: Mutex<Vec<Arc<Line>>>,
     lost: OnceLock<String>,

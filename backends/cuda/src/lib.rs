@@ -23,6 +23,7 @@ pub mod source;
 mod table;
 mod transfer;
 mod weight;
+mod workspace;
 
 pub use cache::compile_ahead;
 pub use device::CudaBackend;

@@ -13,11 +13,12 @@ use hal::{
 
 use crate::device::Machine;
 use crate::driver::{EventKind, Graph, Launch, Stream};
-use crate::memory::{CudaBuffer, buffer_of, lock};
+use crate::memory::{buffer_of, lock};
 use crate::queue::Mark;
 use crate::record::Scope;
 use crate::table;
 use crate::weight;
+use crate::workspace::{Turn, Workspace};
 
 /// An op and its launches.
 struct Step {
@@ -36,11 +37,9 @@ struct Timing {
 }
 
 /// What changes from one submission to the next.
-struct Turn {
+struct State {
     capture: Capture,
     graph: Option<Graph>,
-    /// Where it ran last: the workspace has one user at a time.
-    last: Option<(u32, Arc<Mark>)>,
     timing: Option<Timing>,
 }
 
@@ -50,8 +49,10 @@ pub(crate) struct CudaPlan {
     mode: Mode,
     launches: Vec<Launch>,
     steps: Vec<Step>,
-    turn: Mutex<Turn>,
-    workspace: Option<CudaBuffer>,
+    state: Mutex<State>,
+    workspace: Arc<Workspace>,
+    /// What of it this plan needs.
+    workspace_bytes: u64,
     /// Keeps buffers and weights alive (law 4).
     _program: Program,
     machine: Arc<Machine>,
@@ -78,11 +79,8 @@ impl CudaPlan {
             entries.push(entry);
         }
         let label = format!("workspace of {}", options.label);
-        let workspace = match bytes {
-            0 => None,
-            _ => Some(CudaBuffer::zeroed(&label, bytes, machine)?),
-        };
-        scope.workspace = workspace.as_ref().map_or(0, CudaBuffer::address);
+        let workspace = Workspace::of(&label, bytes, machine)?;
+        scope.workspace = workspace.address();
         let (mut launches, mut steps) = (Vec::new(), Vec::with_capacity(entries.len()));
         for (node, entry) in program.nodes().iter().zip(entries) {
             let first = launches.len();
@@ -102,8 +100,9 @@ impl CudaPlan {
             mode: options.mode,
             launches,
             steps,
-            turn: Mutex::new(Turn { capture, graph: None, last: None, timing }),
+            state: Mutex::new(State { capture, graph: None, timing }),
             workspace,
+            workspace_bytes: bytes,
             _program: program.clone(),
             machine: Arc::clone(machine),
         })
@@ -118,33 +117,29 @@ impl CudaPlan {
         Arc::ptr_eq(&self.machine, machine)
     }
 
-    /// Queues the plan once, eagerly or from its graph. The caller holds the plan until it has passed.
-    pub(crate) fn issue_on(&self, queue: u32, stream: Stream) -> Result<()> {
-        let mut turn = lock(&self.turn);
-        if let Some((other, mark)) = &turn.last
-            && *other != queue
-        {
-            self.machine.driver.wait_event(stream, mark.event())?;
-        }
-        if turn.timing.is_some() {
-            return self.issue_timed(&mut turn, stream);
+    /// The right to run on a queue: behind the last run of any plan that shares its workspace.
+    pub(crate) fn turn(&self, queue: u32, stream: Stream) -> Result<Turn<'_>> {
+        self.workspace.take(queue, stream, &self.machine)
+    }
+
+    /// Queues the plan once, eagerly or from its graph. The caller has the turn, and holds the plan until it has
+    /// passed.
+    pub(crate) fn issue_on(&self, stream: Stream) -> Result<()> {
+        let mut state = lock(&self.state);
+        if state.timing.is_some() {
+            return self.issue_timed(&mut state, stream);
         }
         if self.mode == Mode::Eager || self.launches.is_empty() {
             return self.issue(stream, 0..self.launches.len());
         }
-        let Turn { capture, graph, .. } = &mut *turn;
+        let State { capture, graph, .. } = &mut *state;
         capture.run(&mut Session { plan: self, stream, graph }).map(|_| ())
-    }
-
-    /// Remembers where it ran last.
-    pub(crate) fn submitted(&self, queue: u32, mark: &Arc<Mark>) {
-        lock(&self.turn).last = Some((queue, Arc::clone(mark)));
     }
 
     /// A submission has passed: its times go to the sink.
     pub(crate) fn passed(&self) {
-        let mut turn = lock(&self.turn);
-        if let Some(timing) = &mut turn.timing {
+        let mut state = lock(&self.state);
+        if let Some(timing) = &mut state.timing {
             timing.deliver(self);
         }
     }
@@ -158,9 +153,9 @@ impl CudaPlan {
         Ok(())
     }
 
-    fn issue_timed(&self, turn: &mut Turn, stream: Stream) -> Result<()> {
+    fn issue_timed(&self, state: &mut State, stream: Stream) -> Result<()> {
         let driver = &self.machine.driver;
-        let timing = turn.timing.as_mut().expect("asked by the caller");
+        let timing = state.timing.as_mut().expect("asked by the caller");
         if timing.pending.is_some() {
             // Its marks are in use: measuring is not meant to be fast.
             driver.synchronize(stream)?;
@@ -245,7 +240,7 @@ impl Capturable for Session<'_> {
 impl Drop for CudaPlan {
     fn drop(&mut self) {
         // Queues hold a plan until it has passed: the graph is not under way.
-        if let Some(graph) = lock(&self.turn).graph.take() {
+        if let Some(graph) = lock(&self.state).graph.take() {
             self.machine.driver.graph_free(graph);
         }
     }
@@ -253,10 +248,7 @@ impl Drop for CudaPlan {
 
 impl Plan for CudaPlan {
     fn stats(&self) -> PlanStats {
-        PlanStats {
-            launches: self.launches.len() as u32,
-            workspace_bytes: self.workspace.as_ref().map_or(0, hal::RawBuffer::size_bytes),
-        }
+        PlanStats { launches: self.launches.len() as u32, workspace_bytes: self.workspace_bytes }
     }
     fn as_any(&self) -> &dyn Any {
         self

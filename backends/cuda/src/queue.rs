@@ -158,6 +158,26 @@ impl CudaQueue {
         line.ok_or_else(|| Error::invalid(format!("{point:?} is of no queue of this device")))
     }
 
+    /// Queues `work` and a mark behind it; a plan's when it is its turn.
+    fn run(
+        &self,
+        held: &Held,
+        mark: &Arc<Mark>,
+        work: impl FnOnce(Stream, &Held) -> Result<()>,
+    ) -> Result<()> {
+        let stream = self.line.stream;
+        let turn = match held {
+            Held::Plan(plan) => Some(own(plan).turn(self.number, stream)?),
+            Held::Upload(..) | Held::Download(..) => None,
+        };
+        work(stream, held)?;
+        self.machine.driver.record(mark.event, stream)?;
+        if let Some(turn) = turn {
+            turn.ends(self.number, mark);
+        }
+        Ok(())
+    }
+
     /// Queues `work` behind everything here and behind `after`; `held` lives until it has passed.
     fn push(
         &self,
@@ -180,17 +200,12 @@ impl CudaQueue {
             Some(mark) => mark,
             None => Arc::new(Mark::new(EventKind::Order, &self.machine.driver)?),
         };
-        let done = work(self.line.stream, &held)
-            .and_then(|()| self.machine.driver.record(mark.event, self.line.stream));
         let label = match &held {
             Held::Plan(plan) => own(plan).label(),
             Held::Upload(..) => "upload",
             Held::Download(..) => "download",
         };
-        self.machine.survive(done, || label.to_owned())?;
-        if let Held::Plan(plan) = &held {
-            own(plan).submitted(self.number, &mark);
-        }
+        self.machine.survive(self.run(&held, &mark, work), || label.to_owned())?;
         state.last += 1;
         let value = state.last;
         state.flights.push_back(Flight { value, mark, held });
@@ -206,7 +221,7 @@ impl Queue for CudaQueue {
         }
         self.push(after, Held::Plan(Arc::clone(plan)), |stream, held| {
             let Held::Plan(plan) = held else { unreachable!("a plan was given") };
-            own(plan).issue_on(self.number, stream)
+            own(plan).issue_on(stream)
         })
     }
 

@@ -298,6 +298,51 @@ fn rungs_captured_largest_first_share_one_arena_and_replay_without_allocating() 
     assert_eq!(bench.device.memory().used_bytes, used);
 }
 
+/// A plan whose op needs a workspace that grows with the rows.
+fn picks(bench: &Bench, rows: u32) -> Result<Arc<dyn Plan>> {
+    let tensor = |dims: &[u32], dtype: DType| {
+        let shape = Shape::new(dims);
+        let size_bytes = shape.elements() * dtype.size_bytes();
+        let desc = BufferDesc { label: "logits", size_bytes, kind: MemoryKind::Device };
+        Tensor::new(bench.device.alloc(&desc)?, 0, shape, dtype, RowCodec::Plain)
+    };
+    // 3 pieces a row: their candidates are the workspace.
+    let (x, out) = (tensor(&[rows, 20_000], DType::F32)?, tensor(&[rows, 64], DType::I32)?);
+    let mut builder = Builder::new();
+    builder.push(TopK { out, x, count: None, order: Order::Index })?;
+    let options =
+        CompileOptions { label: "picks".into(), mode: Mode::Replay, profile: Profile::Off };
+    bench.device.compile(&builder.finish()?, &options)
+}
+
+#[test]
+fn plans_share_a_workspace_that_is_large_enough_and_take_turns() {
+    let bench = Bench::new(&OpenOptions::default());
+    let workspace = |rows| {
+        let before = bench.device.memory().used_bytes;
+        let plan = picks(&bench, rows).unwrap();
+        let own = bench.device.memory().used_bytes - before - u64::from(rows) * 4 * (20_000 + 64);
+        assert_eq!(plan.stats().workspace_bytes, u64::from(rows) * 3 * 64 * 4);
+        (plan, own)
+    };
+    let (large, first) = workspace(2);
+    let (small, second) = workspace(1);
+    let (larger, third) = workspace(3);
+    assert_eq!([first, second, third], [2 * 768, 0, 3 * 768]);
+    let other = bench.device.queue(QueueKind::Compute).unwrap();
+    bench.run(&large).unwrap();
+    bench.recorder.take();
+    other.submit(&small, &[]).unwrap();
+    assert_eq!(bench.recorder.take(), "wait_event launch launch");
+    other.submit(&larger, &[]).unwrap();
+    assert_eq!(bench.recorder.take(), "launch launch");
+    // It goes with the last plan that has it.
+    let used = bench.device.memory().used_bytes;
+    drop(larger);
+    other.wait(&other.submit(&small, &[]).unwrap(), Duration::from_secs(60)).unwrap();
+    assert_eq!(used - bench.device.memory().used_bytes, 3 * (768 + 4 * (20_000 + 64)));
+}
+
 #[test]
 fn a_plan_whose_workspace_does_not_fit_is_refused_when_it_is_compiled() {
     let bench = Bench::new(&OpenOptions::default());
