@@ -230,6 +230,16 @@ fn what_is_not_a_byte_level_bpe_is_refused() {
         ),
         ("added id", with(&|bad| bad["added_tokens"][9]["id"] = json!(9999))),
         ("merges", with(&|bad| bad["model"]["merges"] = json!(["no such"]))),
+        (
+            "precompiled",
+            with(&|bad| {
+                bad["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "no"});
+            }),
+        ),
+        // Found by fuzzing: the library panics at them.
+        ("decoder of bytes", Tokenizer::from_bytes(b"{\"decoder\":\"\xff\xff\",\"a\":1}")),
+        ("decoder cut off", Tokenizer::from_bytes(b"{\"added_tokens\":[],\"decoder\":{\"type\":")),
+        ("decoder of numbers", Tokenizer::from_bytes(b"{\"added_tokens\":[],\"decoder\":1e999}")),
         ("empty", Tokenizer::from_bytes(b"")),
         ("array", Tokenizer::from_bytes(b"[]")),
     ] {

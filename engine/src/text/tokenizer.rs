@@ -58,13 +58,14 @@ impl Tokenizer {
     /// # Errors
     /// `Tokenizer` if the bytes are not a tokenizer this module runs; the message says why.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TextError> {
+        let listed: Listed = serde_json::from_slice(bytes)
+            .map_err(|error| TextError::tokenizer(format!("tokenizer.json: {error}")))?;
+        // Before the library sees the file: it panics at some normalizers, and at a decoder that is not JSON.
+        listed.check_normalizer()?;
         let inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|error| TextError::tokenizer(format!("tokenizer.json: {error}")))?;
         check_kind(&inner)?;
-        let listed: Listed = serde_json::from_slice(bytes)
-            .map_err(|error| TextError::tokenizer(format!("tokenizer.json: {error}")))?;
         listed.check_added_ids(&inner)?;
-        listed.check_normalizer()?;
         let splitter = Splitter::from_json(&listed.pre_tokenizer)?;
         let mut tokens: Vec<_> =
             inner.get_vocab(false).into_iter().map(|(text, id)| (id, text, false)).collect();
@@ -238,6 +239,9 @@ struct Listed {
     normalizer: Value,
     #[serde(default)]
     pre_tokenizer: Value,
+    /// Read so that it is known to be JSON.
+    #[serde(default, rename = "decoder")]
+    _decoder: Value,
 }
 
 #[derive(Deserialize)]
