@@ -19,7 +19,9 @@ use engine::{ModelOptions, Numerics};
 use hal::{Backend, Device, OpenOptions};
 
 fn device() -> Arc<dyn Device> {
-    CudaBackend::on(Arc::new(Emulated)).open(0, &OpenOptions::default()).expect("it is emulated")
+    CudaBackend::on(Arc::new(Emulated::default()))
+        .open(0, &OpenOptions::default())
+        .expect("it is emulated")
 }
 
 /// Tokens of an answer that are compared.

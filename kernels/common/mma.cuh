@@ -175,3 +175,64 @@ DEVICE void decode(const Codes<W_FP4>& codes, u32 j, const Fp4Table& table, u32 
     out[0] = __byte_perm(low, high, 0x5140) | (__byte_perm(moved, v, 0x4000) & 0x80008000u);
     out[1] = __byte_perm(low, high, 0x7362) | (__byte_perm(moved, v, 0x5010) & 0x80008000u);
 }
+
+// ---- products of a warp group, which Hopper alone has
+
+// x of one product of a warp group in shared memory: columns 0 to 7 of 64 rows, 16 bytes each, then columns 8 to 15.
+static const u32 WIDE_ROWS = 64;
+static const u32 WIDE_HALF_BYTES = WIDE_ROWS * 16;
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// Before the first product of a chain: registers and accumulators are as they were written.
+DEVICE void wide_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+// d = a * b, or d += a * b: each of four warps has 16 weight rows in the layout of `mma`, all share the 64 rows of x.
+// `x`: aligned to 16 bytes. Neither may be touched before `wide_end`.
+DEVICE void wide_mma(float d[8][4], const u32 a[4], const void* x, bool add) {
+    // Where it is, how far apart both halves and 8 rows are, in units of 16 bytes; no swizzle.
+    const u64 description = (u64)(shared_address(x) >> 4 & 0x3fff) | (u64)(WIDE_HALF_BYTES >> 4) << 16 | (u64)(128 >> 4) << 32;
+    asm volatile(
+        "{ .reg .pred add; setp.ne.b32 add, %37, 0; "
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+        "{%32, %33, %34, %35}, %36, add, 1, 1, 0; }"
+        : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]),
+                   "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+                   "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+                   "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
+                   "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]),
+                   "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+                   "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]),
+                   "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(description), "r"((u32)add));
+}
+
+// Waits for the products since `wide_begin`.
+DEVICE void wide_end(float d[8][4]) {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    // Nothing is made of a sum before it is there.
+#pragma unroll
+    for (u32 i = 0; i < 32; i++) asm volatile("" : "+f"(d[i / 4][i % 4])::"memory");
+}
+
+// What this thread wrote to shared memory is seen by the products of its warp group after a barrier.
+DEVICE void wide_written() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+#else
+// No such product: no launch gets here, and one that does is a fault. On the CPU four warps have 16 rows each.
+DEVICE void wide_begin() {}
+DEVICE void wide_mma(float d[8][4], const u32 a[4], const void* x, bool add) {
+#ifdef HADAL_SHIM
+    for (u32 tile = 0; tile < 8; tile++) {
+        const u32* const row = (const u32*)x + 4 * (8 * tile + lane() / 4) + lane() % 4;
+        const u32 b[2] = {row[0], row[WIDE_HALF_BYTES / 4]};
+        for (u32 i = 0; i < 4; i++) d[tile][i] = add ? d[tile][i] : 0.0f;
+        mma(d[tile], a, b);
+    }
+#else
+    fault();
+#endif
+}
+DEVICE void wide_end(float[8][4]) {}
+DEVICE void wide_written() {}
+#endif

@@ -407,3 +407,89 @@ KERNEL(matmul_many, Matmul, 128) {
         }
     }
 }
+
+// Bytes between the steps of a tile of x: a step's places and the next one's meet no bank twice.
+static const u32 STEP_BYTES = 2 * WIDE_HALF_BYTES + 16;
+
+// A block of columns of 64 rows of x to shared memory, in the order in which `mma` takes columns; zeros past the end.
+DEVICE void bring_x(const Matmul& p, Range range, u32 first, u32 block, u8* tile) {
+    for (u32 i = threadIdx.x; i < WIDE_ROWS * WARP; i += blockDim.x) {
+        const u32 row = i / WARP, column = block * FOLD + 4 * (i % WARP);
+        const u8* const from = x_row(p, range, first + row);
+        uint2 words = {0, 0};
+        if (from && p.aligned & 2 && column + 4 <= p.x.width) {
+            words = *(const uint2*)(from + 2 * column);
+        } else if (from) {
+            const u16* const at = (const u16*)from + column;
+            const u32 left = column < p.x.width ? p.x.width - column : 0;
+            words.x = (left > 0 ? at[0] : 0u) | (left > 1 ? at[1] : 0u) << 16;
+            words.y = (left > 2 ? at[2] : 0u) | (left > 3 ? at[3] : 0u) << 16;
+        }
+        u32* const to = (u32*)(tile + i % 8 * STEP_BYTES + row * 16 + i % WARP / 8 * 4);
+        to[0] = words.x, to[WIDE_HALF_BYTES / 4] = words.y;
+    }
+}
+
+// 64 outputs of up to 64 rows from `first` on, by four warps together.
+template <u32 E>
+DEVICE void wide(const Matmul& p, u32 group, u32 output, Range range, u32 first, u8* tile) {
+    const u32 g = lane() / 4, t = lane() % 4, feature = warp() * M + g;
+    const WeightRow low = weight_row(p, group, output, feature);
+    const WeightRow high = weight_row(p, group, output, feature + 8);
+    float total[TILES][4] = {};
+    for (u32 block = 0; block * FOLD < p.x.width; block++) {
+        // 1 the weights of a block of columns, decoded once; x for all four warps
+        Codes<E> a, b;
+        read(&a, low.codes, p.row_bytes, block, p.aligned & 1);
+        read(&b, high.codes, p.row_bytes, block, p.aligned & 1);
+        __syncthreads();
+        bring_x(p, range, first, block, tile);
+        wide_written();
+        const auto by_low = prepare(a, scale_byte(p, low, block));
+        const auto by_high = prepare(b, scale_byte(p, high, block));
+        u32 weights[STEPS][4];
+#pragma unroll
+        for (u32 j = 0; j < STEPS; j++) {
+            u32 upper[2], lower[2];
+            decode(a, j, by_low, upper);
+            decode(b, j, by_high, lower);
+            weights[j][0] = upper[0], weights[j][1] = lower[0];
+            weights[j][2] = upper[1], weights[j][3] = lower[1];
+        }
+        __syncthreads();
+        // 2 one chain, added in order of blocks
+        float acc[TILES][4];
+        wide_begin();
+#pragma unroll
+        for (u32 j = 0; j < STEPS; j++) wide_mma(acc, weights[j], tile + j * STEP_BYTES, j > 0);
+        wide_end(acc);
+#pragma unroll
+        for (u32 i = 0; i < 4 * TILES; i++) total[i / 4][i % 4] += acc[i / 4][i % 4];
+    }
+    // 3 write
+#pragma unroll
+    for (u32 n = 0; n < TILES; n++) {
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            const u32 at = output + feature + i / 2 * 8, row = first + n * N + 2 * t + i % 2;
+            if (at < p.outputs && row < range.count) put(p, range.begin + row * range.step, at, total[n][i]);
+        }
+    }
+}
+
+// As matmul_many, with the products of a warp group: Hopper only, and only where a probe found that they give the
+// bits of `mma`. Blocks: (outputs / 64, groups that may have rows, tiles of 64 rows), 128 threads. Shared memory: a
+// tile of x.
+KERNEL(matmul_wide, Matmul, 128) {
+    SHARED(tile);
+    const u32 output = blockIdx.x * 4 * M;
+    Work work;
+    if (!work_of(p, WIDE_ROWS, &work)) return;
+    for (u32 first = work.first; first < work.range.count; first += work.step) {
+        switch (p.encoding) {
+            case W_BF16: wide<W_BF16>(p, work.group, output, work.range, first, tile); break;
+            case W_FP8: wide<W_FP8>(p, work.group, output, work.range, first, tile); break;
+            default: wide<W_FP4>(p, work.group, output, work.range, first, tile); break;
+        }
+    }
+}

@@ -319,7 +319,7 @@ pub struct PullArgs {
 pub struct KernelsArgs {
     /// Folder to write to; it is made if it is not there
     pub folder: PathBuf,
-    /// Architectures: sm_80, sm_89, sm_90, ... for one GPU each, compute_80, ... for that and all newer ones
+    /// Architectures: sm_80, sm_89, sm_90a, ... for one kind of GPU, compute_80, ... for that and all newer ones
     #[arg(long, value_name = "ARCH", value_delimiter = ',', required = true)]
     pub arch: Vec<CudaArch>,
     /// Newest CUDA, as its major version, that the drivers there speak
@@ -341,7 +341,8 @@ impl std::str::FromStr for CudaArch {
 
     fn from_str(text: &str) -> Result<CudaArch, String> {
         let number = text.strip_prefix("sm_").or_else(|| text.strip_prefix("compute_"));
-        match number.map(str::parse::<u32>) {
+        // sm_90a: with what that one architecture has beyond others.
+        match number.map(|number| number.trim_end_matches('a').parse::<u32>()) {
             Some(Ok(80..)) => Ok(CudaArch(text.to_owned())),
             Some(Ok(_)) => Err("sm_80 (Ampere) is the oldest".into()),
             _ => Err("an architecture is sm_NUMBER or compute_NUMBER".into()),

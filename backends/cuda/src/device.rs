@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 
@@ -19,13 +20,14 @@ use crate::queue::{CudaQueue, Line};
 use crate::source::UNITS;
 use crate::transfer::Transfer;
 use crate::workspace::Workspace;
-use crate::{table, weight};
+use crate::{probe, table, weight};
 
 /// NVIDIA GPUs as a kind of hardware.
 ///
 /// Settings of [`Backend::open`]: `cache=FOLDER` where compiled kernels are kept (`cache=off`: nowhere) and those
 /// of [`compile_ahead`](crate::compile_ahead) are found, `nvrtc=FILE` the compiler's library, `overlap=on` lets a
-/// kernel get ready while the one before it runs.
+/// kernel get ready while the one before it runs, `wgmma=on` Hopper's products of a warp group, where they give the
+/// bits of the others.
 #[derive(Clone, Debug)]
 pub struct CudaBackend {
     platform: Arc<dyn Platform>,
@@ -77,6 +79,7 @@ impl Backend for CudaBackend {
         }
         let driver = self.platform.open(ordinal, &options.settings)?;
         let facts = driver.facts().clone();
+        let wide = facts.wide;
         let machine = Machine {
             info: info(&facts),
             ledger: Ledger::new(facts.memory_bytes),
@@ -85,13 +88,18 @@ impl Backend for CudaBackend {
             transfer: Mutex::new(Transfer::new(&driver)?),
             workspace: Mutex::default(),
             lines: Mutex::default(),
+            wide: AtomicBool::new(false),
             lost: OnceLock::new(),
             sink: options.sink.clone(),
             begin: Instant::now(),
             facts,
             driver,
         };
-        Ok(Arc::new(CudaDevice { machine: Arc::new(machine) }))
+        let machine = Arc::new(machine);
+        if wide {
+            probe::widen(&machine)?;
+        }
+        Ok(Arc::new(CudaDevice { machine }))
     }
 }
 
@@ -121,6 +129,8 @@ pub(crate) struct Machine {
     pub(crate) workspace: Mutex<Weak<Workspace>>,
     /// Every queue there has been, by number.
     pub(crate) lines: Mutex<Vec<Arc<Line>>>,
+    /// Many rows go through products of a warp group.
+    wide: AtomicBool,
     lost: OnceLock<String>,
     pub(crate) sink: Option<Arc<dyn Sink>>,
     /// Zero of the device's clock.
@@ -137,6 +147,15 @@ impl Machine {
     /// A kernel by name.
     pub(crate) fn kernel(&self, name: &str) -> Function {
         *self.kernels.get(name).expect("the table names kernels of the units, all are loaded")
+    }
+
+    pub(crate) fn is_wide(&self) -> bool {
+        self.wide.load(Ordering::Relaxed)
+    }
+
+    /// Whether many rows go through products of a warp group: while the device is opened, before any plan.
+    pub(crate) fn widen(&self, wide: bool) {
+        self.wide.store(wide, Ordering::Relaxed);
     }
 
     /// # Errors

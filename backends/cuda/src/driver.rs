@@ -57,6 +57,8 @@ pub struct Facts {
     pub processors: u32,
     /// Shared memory one block may ask for, in bytes.
     pub shared_bytes_max: u32,
+    /// Products of a warp group (`wgmma`) are there and wanted; a probe decides whether they are used.
+    pub wide: bool,
 }
 
 /// A resolved kernel launch. All threads lie along x.

@@ -17,6 +17,7 @@ mod memory;
 mod native;
 pub mod nvrtc;
 mod plan;
+mod probe;
 mod queue;
 mod record;
 pub mod source;

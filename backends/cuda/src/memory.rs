@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hal::{Buffer, Error, HostMemory, MemoryReport, Noise, RawBuffer, Result, Tensor};
 
 use crate::device::Machine;
-use crate::driver::{Address, Driver};
+use crate::driver::{Address, Driver, Launch};
 use crate::record::{Args, Scope};
 
 /// Counts what is allocated and refuses what does not fit.
@@ -126,6 +126,29 @@ impl CudaBuffer {
         let queued = unsafe { machine.driver.copy_in(*home, target, bytes.as_ptr(), bytes.len()) };
         let done = queued.and_then(|()| machine.driver.synchronize(*home));
         machine.survive(done, || label.to_owned())
+    }
+
+    /// Queues a launch that touches this buffer and weights alone; `read` waits for it.
+    pub(crate) fn launch(&self, label: &str, launch: &Launch) -> Result<()> {
+        let home = lock(&self.machine.home);
+        // SAFETY: its addresses are the caller's buffer and weights, which live until `read` has waited.
+        let queued = unsafe { self.machine.driver.launch(*home, launch) };
+        self.machine.survive(queued, || label.to_owned())
+    }
+
+    /// Copies bytes out when everything queued before is done, and waits.
+    ///
+    /// # Panics
+    /// If they leave the buffer.
+    pub(crate) fn read(&self, label: &str, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        assert!(offset + bytes.len() as u64 <= self.size_bytes);
+        let driver = &self.machine.driver;
+        let home = lock(&self.machine.home);
+        let source = self.address + offset;
+        // SAFETY: inside the buffer; both sides live until the wait is over.
+        let queued = unsafe { driver.copy_out(*home, bytes.as_mut_ptr(), source, bytes.len()) };
+        let done = queued.and_then(|()| driver.synchronize(*home));
+        self.machine.survive(done, || label.to_owned())
     }
 
     /// Queues noise for what nobody uses yet; `settle` waits for it.

@@ -29,6 +29,9 @@ const COMPUTE_MIN: (u32, u32) = (8, 0);
 /// From where on launches can overlap, in graphs, too.
 const VERSION_OVERLAP: i32 = 12_030;
 const COMPUTE_OVERLAP: (u32, u32) = (9, 0);
+/// The one architecture with products of a warp group, and what they are compiled for.
+const COMPUTE_WIDE: (u32, u32) = (9, 0);
+const ARCH_WIDE: &str = "sm_90a";
 
 /// NVIDIA's GPUs.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +42,8 @@ pub struct Native {
     pub nvrtc: Option<PathBuf>,
     /// A kernel may get ready while the one before it runs, likewise. From Hopper and CUDA 12.3 on.
     pub overlap: bool,
+    /// Products of a warp group for many rows, likewise. On Hopper alone.
+    pub wgmma: bool,
 }
 
 /// A driver's answer.
@@ -125,6 +130,7 @@ fn facts(ordinal: u32) -> Result<(c_int, Facts)> {
         compute,
         processors: attribute(device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared_bytes_max: attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        wide: false,
     };
     Ok((device, facts))
 }
@@ -147,23 +153,26 @@ struct Settings {
     cache: Cache,
     nvrtc: Option<PathBuf>,
     overlap: bool,
+    wgmma: bool,
 }
 
 impl Settings {
     fn parse(native: &Native, settings: &[(String, String)]) -> Result<Settings> {
         let usual = || Cache::usual();
         let cache = native.kernels.clone().map_or_else(usual, |folder| Cache::new(Some(folder)));
-        let mut parsed = Settings { cache, nvrtc: native.nvrtc.clone(), overlap: native.overlap };
+        let Native { nvrtc, overlap, wgmma, .. } = native.clone();
+        let mut parsed = Settings { cache, nvrtc, overlap, wgmma };
         for (name, value) in settings {
             match name.as_str() {
                 "cache" if value == "off" => parsed.cache = Cache::new(None),
                 "cache" => parsed.cache = Cache::new(Some(value.into())),
                 "nvrtc" => parsed.nvrtc = Some(value.into()),
                 "overlap" if value == "on" || value == "off" => parsed.overlap = value == "on",
+                "wgmma" if value == "on" || value == "off" => parsed.wgmma = value == "on",
                 _ => {
                     return Err(Error::invalid(format!(
-                        "cuda has no setting {name}={value}; it has cache (a folder, or off), nvrtc (a file) and \
-                         overlap (on or off)"
+                        "cuda has no setting {name}={value}; it has cache (a folder, or off), nvrtc (a file), \
+                         overlap and wgmma (on or off)"
                     )));
                 }
             }
@@ -221,10 +230,14 @@ impl Platform for Native {
     fn open(&self, ordinal: u32, settings: &[(String, String)]) -> Result<Arc<dyn Driver>> {
         let settings = Settings::parse(self, settings)?;
         let version = initialise()?;
-        let (device, facts) = facts(ordinal)?;
+        let (device, mut facts) = facts(ordinal)?;
         if !usable(&facts) {
             let text = format!("{}: compute capability 8.0 or newer is needed", facts.name);
             return Err(Error::new(ErrorKind::NotFound, text));
+        }
+        facts.wide = settings.wgmma;
+        if facts.wide && facts.compute != COMPUTE_WIDE {
+            return Err(Error::invalid(format!("wgmma=on needs Hopper; this is {}", facts.name)));
         }
         let overlap = settings.overlap;
         if overlap && (version < VERSION_OVERLAP || facts.compute < COMPUTE_OVERLAP) {
@@ -300,7 +313,19 @@ impl NativeDriver {
     fn ahead(&self, unit: &Unit) -> Option<Vec<u8>> {
         let own = self.facts.compute.0 * 10 + self.facts.compute.1;
         let ptx = (80..=own).rev().map(|arch| format!("compute_{arch}"));
-        std::iter::once(format!("sm_{own}")).chain(ptx).find_map(|arch| self.cache.any(unit, &arch))
+        let others = std::iter::once(format!("sm_{own}")).chain(ptx);
+        // What has no products of a warp group does not do where they are wanted.
+        let others = others.filter(|_| !self.facts.wide);
+        let all = std::iter::once(self.own_arch()).chain(others);
+        all.into_iter().find_map(|arch| self.cache.any(unit, &arch))
+    }
+
+    /// What has everything the device can do.
+    fn own_arch(&self) -> String {
+        if self.facts.compute == COMPUTE_WIDE {
+            return ARCH_WIDE.into();
+        }
+        format!("sm_{}{}", self.facts.compute.0, self.facts.compute.1)
     }
 
     /// What to compile for: the device itself, or PTX of the newest architecture that a compiler older
@@ -309,11 +334,11 @@ impl NativeDriver {
         let own = self.facts.compute.0 * 10 + self.facts.compute.1;
         let known = nvrtc.architectures();
         if known.is_empty() || known.contains(&own) {
-            return format!("sm_{own}");
+            return self.own_arch();
         }
         match known.into_iter().filter(|&arch| arch <= own).max() {
             Some(arch) => format!("compute_{arch}"),
-            None => format!("sm_{own}"),
+            None => self.own_arch(),
         }
     }
 

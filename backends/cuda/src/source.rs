@@ -46,7 +46,7 @@ pub static UNITS: [Unit; 7] = [
     Unit {
         name: "gemm",
         text: include_str!("../../../kernels/gemm/gemm.cu"),
-        kernels: &["matmul", "matmul_few", "matmul_many"],
+        kernels: &["matmul", "matmul_few", "matmul_many", "matmul_wide"],
     },
     Unit {
         name: "index",

@@ -36,6 +36,7 @@ impl Recorder {
             compute: (9, 0),
             processors: 1,
             shared_bytes_max: 99 << 10,
+            wide: false,
         };
         Arc::new(Recorder { facts: Some(facts), ..Recorder::default() })
     }

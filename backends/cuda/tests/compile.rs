@@ -20,6 +20,9 @@ const ARCHES: [&str; 5] = ["sm_80", "sm_89", "sm_90a", "sm_100", "sm_120"];
 /// What every kernel has from Hopper on, so that launches may overlap: the next one may start, this one waits.
 const OVERLAP: &str = " PREEXIT ACQBULK";
 
+/// The kernel whose products are those of a warp group, and where.
+const WIDE: (&str, &str) = ("sm_90a", "matmul_wide");
+
 /// What a kernel takes of a multiprocessor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Resources {
@@ -210,6 +213,8 @@ fn every_kernel_compiles_for_every_architecture() {
             let compiled = nvrtc.compile(unit, arch, &["--ptxas-options=-v"]);
             let compiled = compiled.unwrap_or_else(|error| panic!("{error}"));
             assert!(compiled.image.starts_with(b"\x7fELF"), "{} {arch}: no cubin", unit.name);
+            // The assembler says so where it has to wait between products of a warp group.
+            assert!(!compiled.log.contains("wgmma"), "{} {arch}: {}", unit.name, compiled.log);
             let found = read_log(&compiled.log);
             let sass = nvdisasm
                 .as_ref()
@@ -230,6 +235,9 @@ fn every_kernel_compiles_for_every_architecture() {
                 let mut wants = wanted.get(name).copied().unwrap_or_default().to_owned();
                 if !["sm_80", "sm_89"].contains(&arch) {
                     wants.push_str(OVERLAP);
+                }
+                if (arch, name) == WIDE {
+                    wants.push_str(" HGMMA.64x64x16.F32.BF16");
                 }
                 let wrong = complaints(&sass[name], &wants, ceiling);
                 over.extend(wrong.iter().map(|what| format!("{arch} {name}: {what}")));

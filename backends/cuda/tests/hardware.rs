@@ -1,5 +1,6 @@
 //! The conformance kit on a GPU. Ignored unless asked for: `cargo test --test hardware -- --ignored`;
-//! `HADAL_CUDA_DEVICE` names another device than cuda:0.
+//! `HADAL_CUDA_DEVICE` names another device than cuda:0, `HADAL_CUDA_OVERLAP=on` and `HADAL_CUDA_WGMMA=on` open it
+//! with these settings.
 
 use backend_cuda::CudaBackend;
 use conformance::{Expectations, Settings, run_on};
@@ -11,7 +12,13 @@ use hal::{Backend, OpenOptions};
 fn the_gpu_conforms() {
     let name = std::env::var("HADAL_CUDA_DEVICE").unwrap_or_else(|_| "cuda:0".into());
     let name: DeviceName = name.parse().expect("HADAL_CUDA_DEVICE names a device");
-    let device = CudaBackend::default().open(name.ordinal, &OpenOptions::default());
+    let setting = |setting: &str, variable: &str| {
+        std::env::var(variable).ok().map(|value| (setting.to_owned(), value))
+    };
+    let overlap = setting("overlap", "HADAL_CUDA_OVERLAP");
+    let settings = overlap.into_iter().chain(setting("wgmma", "HADAL_CUDA_WGMMA")).collect();
+    let options = OpenOptions { settings, ..OpenOptions::default() };
+    let device = CudaBackend::default().open(name.ordinal, &options);
     let device = device.unwrap_or_else(|error| panic!("{name}: {error}"));
     let report = run_on(&device, &Settings::default(), &Expectations::none());
     println!("{}\n{report}", report.coverage());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backend_cuda::CudaBackend;
-use conformance::{Bed, Expectations, Settings, run_on};
+use conformance::{Bed, Expectations, Settings, Suite, run_on};
 use emulated::Emulated;
 use hal::op::{Gather, GatherSource, Matmul, RowGroups};
 use hal::{
@@ -16,7 +16,7 @@ use hal::{
 };
 
 fn open() -> Result<Arc<dyn Device>> {
-    CudaBackend::on(Arc::new(Emulated)).open(0, &OpenOptions::default())
+    CudaBackend::on(Arc::new(Emulated::default())).open(0, &OpenOptions::default())
 }
 
 /// A device that has just been lost to an index past the end of its table.
@@ -49,6 +49,25 @@ fn the_kernels_conform_on_the_cpu() {
     let report = run_on(&device, &settings, &Expectations::none());
     println!("{}\n{report}", report.coverage());
     report.assert_green();
+}
+
+#[test]
+fn products_of_a_warp_group_conform_on_the_cpu() {
+    let machine = Emulated { wide: true, ..Emulated::default() };
+    let device = CudaBackend::on(Arc::new(machine)).open(0, &OpenOptions::default()).unwrap();
+    let suites = vec![Suite::Ops, Suite::Rows, Suite::Program];
+    let settings = Settings { suites, ..Settings::default() };
+    let report = run_on(&device, &settings, &Expectations::none());
+    println!("{}\n{report}", report.coverage());
+    report.assert_green();
+}
+
+#[test]
+fn products_of_a_warp_group_that_give_other_bits_are_refused() {
+    let machine = Emulated { wide: true, idle: Some("matmul_wide") };
+    let opened = CudaBackend::on(Arc::new(machine)).open(0, &OpenOptions::default());
+    let error = opened.err().expect("the probe finds it").to_string();
+    assert!(error.contains("do not give the bits of mma with Bf16 weights"), "{error}");
 }
 
 /// Where the bytes of a weight of noise come from.

@@ -18,17 +18,22 @@ struct Kernel {
 const SIMT: Kernel = Kernel { name: "matmul", outputs: 4, rows: 8 };
 const FEW: Kernel = Kernel { name: "matmul_few", outputs: 16, rows: 8 };
 const MANY: Kernel = Kernel { name: "matmul_many", outputs: 64, rows: 64 };
+/// `MANY` with the products of a warp group.
+const WIDE: Kernel = Kernel { name: "matmul_wide", outputs: 64, rows: 64 };
+/// Its shared memory: a tile of x, 8 steps of 64 rows of 32 bytes and 16 more.
+const WIDE_SHARED_BYTES: u32 = 8 * (64 * 32 + 16);
 /// Most tiles of one group that run side by side; more take turns.
 const TILES_MAX: u32 = 64;
 
-/// The kernel of a product. Its arithmetic class follows from dtype and encoding alone; `FEW` and `MANY`
-/// are of one class and give the same bits, so rows may choose between them.
-fn kernel(x: &Place, view: &View, rows_each: u32) -> Kernel {
+/// The kernel of a product. Its arithmetic class follows from dtype and encoding alone; `FEW`, `MANY` and `WIDE`
+/// are of one class and give the same bits (of the last a probe has made sure), so rows may choose between them.
+fn kernel(scope: &Scope<'_>, x: &Place, view: &View, rows_each: u32) -> Kernel {
     let is_mma = x.kind == BF16
         && matches!(view.encoding, W_BF16 | W_FP8 | W_FP4)
         && (view.scales == 0 || view.block_cols.is_multiple_of(32));
     match is_mma {
         false => SIMT,
+        true if rows_each > FEW.rows && scope.machine.is_wide() => WIDE,
         true if rows_each > FEW.rows => MANY,
         true => FEW,
     }
@@ -99,7 +104,7 @@ fn slots(weight: &Weight, rows: u32) -> u32 {
 pub(crate) fn sorted_tiles(scope: &Scope<'_>, x: &Place, weight: &Weight, rows: u32) -> (u32, u32) {
     let view = raw_of(weight, scope.machine).expect("compile checked every weight").view();
     let slots = slots(weight, rows);
-    let tile = kernel(x, &view, rows.div_ceil(slots.max(1))).rows;
+    let tile = kernel(scope, x, &view, rows.div_ceil(slots.max(1))).rows;
     (tile, slots + rows / tile)
 }
 
@@ -131,7 +136,7 @@ impl Product<'_> {
             }
         };
         let Kernel { name, outputs, rows: tile } =
-            kernel(x, &view, self.rows.div_ceil(slots.max(1)));
+            kernel(scope, x, &view, self.rows.div_ceil(slots.max(1)));
         let (items, lines, turns) = match self.groups {
             Groups::Listed { items, count, tile: listed, .. } if listed == tile => {
                 (items, count, 1)
@@ -160,6 +165,7 @@ impl Product<'_> {
             .int(self.rows)
             .int(0);
         let grid = [spec.rows.div_ceil(outputs), lines.min(GRID_MAX), turns];
-        scope.launch(name, grid, 128, 0, args)
+        let shared = if name == WIDE.name { WIDE_SHARED_BYTES } else { 0 };
+        scope.launch(name, grid, 128, shared, args)
     }
 }

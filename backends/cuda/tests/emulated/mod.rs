@@ -35,10 +35,15 @@ type LaunchFn = unsafe extern "C" fn(*const u32, u32, u32, *const u64) -> i32;
 type BytesFn = unsafe extern "C" fn() -> u64;
 
 /// A machine with one such device.
-#[derive(Debug)]
-pub struct Emulated;
+#[derive(Debug, Default)]
+pub struct Emulated {
+    /// Products of a warp group are wanted.
+    pub wide: bool,
+    /// A kernel that does nothing, as if it gave other bits.
+    pub idle: Option<&'static str>,
+}
 
-fn facts() -> Facts {
+fn facts(wide: bool) -> Facts {
     Facts {
         name: "CPU behind the CUDA shim".into(),
         ordinal: 0,
@@ -47,20 +52,22 @@ fn facts() -> Facts {
         // So few that both forms of a kernel that spreads over processors are met.
         processors: 4,
         shared_bytes_max: 99 << 10,
+        wide,
     }
 }
 
 impl Platform for Emulated {
     fn devices(&self) -> Result<Vec<Facts>> {
-        Ok(vec![facts()])
+        Ok(vec![facts(self.wide)])
     }
     fn findings(&self) -> Vec<String> {
         Vec::new()
     }
     fn open(&self, _ordinal: u32, _settings: &[(String, String)]) -> Result<Arc<dyn Driver>> {
         let libraries = UNITS.iter().map(|unit| (unit.name, build(unit))).collect();
-        let state = Mutex::default();
-        Ok(Arc::new(EmulatedDriver { facts: facts(), libraries, state, begin: Instant::now() }))
+        let state = Mutex::new(State { idle: self.idle, ..State::default() });
+        let (facts, begin) = (facts(self.wide), Instant::now());
+        Ok(Arc::new(EmulatedDriver { facts, libraries, state, begin }))
     }
 }
 
@@ -158,6 +165,7 @@ struct Kernel {
 
 #[derive(Default)]
 struct State {
+    idle: Option<&'static str>,
     last: u64,
     lines: HashMap<u64, Line>,
     events: HashMap<u64, Place>,
@@ -270,6 +278,9 @@ impl State {
             }
             Work::Launch(ref launch) => {
                 let kernel = &self.kernels[launch.function.0 as usize];
+                if self.idle.is_some_and(|name| name == kernel.name) {
+                    return;
+                }
                 let (grid, args) = (launch.grid.as_ptr(), launch.args.as_ptr());
                 // SAFETY: the argument has the kernel's size (checked when it was queued); its addresses
                 // lie in buffers that whoever queued it keeps.
