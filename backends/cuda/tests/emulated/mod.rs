@@ -37,7 +37,7 @@ type BytesFn = unsafe extern "C" fn() -> u64;
 /// A machine with one such device.
 #[derive(Debug, Default)]
 pub struct Emulated {
-    /// Products of a warp group are wanted.
+    /// It is like Hopper, and products of a warp group are wanted.
     pub wide: bool,
     /// A kernel that does nothing, as if it gave other bits.
     pub idle: Option<&'static str>,
@@ -48,10 +48,11 @@ fn facts(wide: bool) -> Facts {
         name: "CPU behind the CUDA shim".into(),
         ordinal: 0,
         memory_bytes: 8 << 30,
-        compute: (8, 0),
+        compute: if wide { (9, 0) } else { (8, 0) },
         // So few that both forms of a kernel that spreads over processors are met.
         processors: 4,
-        shared_bytes_max: 99 << 10,
+        // As on Ada, or as on Hopper.
+        shared_bytes_max: if wide { 227 << 10 } else { 99 << 10 },
         wide,
     }
 }
