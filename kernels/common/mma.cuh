@@ -176,6 +176,19 @@ DEVICE void decode(const Codes<W_FP4>& codes, u32 j, const Fp4Table& table, u32 
     out[1] = __byte_perm(low, high, 0x7362) | (__byte_perm(moved, v, 0x5010) & 0x80008000u);
 }
 
+// A block of columns of this lane's rows g and g + 8, as the weights of its products.
+template <class C, class By>
+DEVICE void decode_all(const C& a, const By& by_low, const C& b, const By& by_high, u32 weights[STEPS][4]) {
+#pragma unroll
+    for (u32 j = 0; j < STEPS; j++) {
+        u32 upper[2], lower[2];
+        decode(a, j, by_low, upper);
+        decode(b, j, by_high, lower);
+        weights[j][0] = upper[0], weights[j][1] = lower[0];
+        weights[j][2] = upper[1], weights[j][3] = lower[1];
+    }
+}
+
 // ---- products of a warp group, which Hopper alone has
 
 // x of one product of a warp group in shared memory: columns 0 to 7 of 64 rows, 16 bytes each, then columns 8 to 15.

@@ -359,14 +359,7 @@ DEVICE void many(const Matmul& p, u32 group, u32 output, Range range, u32 first)
         const auto by_low = prepare(a, scale_byte(p, low, block));
         const auto by_high = prepare(b, scale_byte(p, high, block));
         u32 weights[STEPS][4];
-#pragma unroll
-        for (u32 j = 0; j < STEPS; j++) {
-            u32 upper[2], lower[2];
-            decode(a, j, by_low, upper);
-            decode(b, j, by_high, lower);
-            weights[j][0] = upper[0], weights[j][1] = lower[0];
-            weights[j][2] = upper[1], weights[j][3] = lower[1];
-        }
+        decode_all(a, by_low, b, by_high, weights);
         // 2 a chain a tile of rows, added in order of blocks
 #pragma unroll
         for (u32 n = 0; n < TILES; n++) {
@@ -448,14 +441,7 @@ DEVICE void wide(const Matmul& p, u32 group, u32 output, Range range, u32 first,
         const auto by_low = prepare(a, scale_byte(p, low, block));
         const auto by_high = prepare(b, scale_byte(p, high, block));
         u32 weights[STEPS][4];
-#pragma unroll
-        for (u32 j = 0; j < STEPS; j++) {
-            u32 upper[2], lower[2];
-            decode(a, j, by_low, upper);
-            decode(b, j, by_high, lower);
-            weights[j][0] = upper[0], weights[j][1] = lower[0];
-            weights[j][2] = upper[1], weights[j][3] = lower[1];
-        }
+        decode_all(a, by_low, b, by_high, weights);
         __syncthreads();
         // 2 one chain, added in order of blocks
         float acc[TILES][4];

@@ -112,14 +112,7 @@ DEVICE void key_weights(const Rows& keys, const u8* low, const u8* high, u32 blo
     read_key(&b, high, bytes, block);
     const auto by_low = prepare(a, key_scale<E>(keys, low, block));
     const auto by_high = prepare(b, key_scale<E>(keys, high, block));
-#pragma unroll
-    for (u32 j = 0; j < STEPS; j++) {
-        u32 upper[2], lower[2];
-        decode(a, j, by_low, upper);
-        decode(b, j, by_high, lower);
-        weights[j][0] = upper[0], weights[j][1] = lower[0];
-        weights[j][2] = upper[1], weights[j][3] = lower[1];
-    }
+    decode_all(a, by_low, b, by_high, weights);
 }
 
 // Shared memory: for each block of 128 columns and each 8 heads what the lanes need of a step, then the weights of
