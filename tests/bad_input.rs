@@ -303,18 +303,3 @@ fn command_lines_that_make_no_sense_are_one_line() {
         refused(hadal().args(line.split_whitespace()));
     }
 }
-
-#[cfg(feature = "cuda")]
-#[test]
-fn kernels_that_cannot_be_compiled_are_refused() {
-    let command = |arguments: &[&str]| {
-        let mut command = hadal();
-        command.args(["kernels", "no-such-folder"]).args(arguments);
-        command
-    };
-    refused_with(&mut command(&[]), "--arch");
-    refused_with(&mut command(&["--arch", "sm_70"]), "sm_80 (Ampere) is the oldest");
-    refused_with(&mut command(&["--arch", "hopper"]), "sm_NUMBER or compute_NUMBER");
-    let missing = ["--arch", "sm_90", "--nvrtc", "no/such/libnvrtc.so"];
-    refused_with(&mut command(&missing), "tried no/such/libnvrtc.so; `pip install");
-}

@@ -1,6 +1,6 @@
 //! The whole engine on the CUDA backend's kernels, executed by the CPU: the greedy tokens of the CPU backend, the
 //! committed references of the tiny models, and state exactness, eager and captured. Nothing here is about
-//! hardware.
+//! hardware. And the command that compiles the kernels ahead.
 //!
 //! `--ignored` sweeps wider: minutes.
 
@@ -9,6 +9,7 @@ mod common;
 mod emulated;
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 
 use backend_cuda::CudaBackend;
@@ -63,6 +64,24 @@ fn tiny_models_agree_with_transformers() {
     let device = device();
     for reference in parity::REFERENCES {
         parity::logits_agree(Arc::clone(&device), reference, &[&[512]]);
+    }
+}
+
+#[test]
+fn kernels_that_cannot_be_compiled_are_refused() {
+    let missing = ["--arch", "sm_90a", "--nvrtc", "no/such/libnvrtc.so"];
+    for (arguments, says) in [
+        (&[][..], "--arch"),
+        (&["--arch", "sm_70"], "sm_80 (Ampere) is the oldest"),
+        (&["--arch", "hopper"], "sm_NUMBER or compute_NUMBER"),
+        (&missing, "tried no/such/libnvrtc.so; `pip install"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hadal"));
+        let done = command.args(["kernels", "no-such-folder"]).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&done.stderr);
+        assert!(matches!(done.status.code(), Some(1 | 2)), "{arguments:?}: {text}");
+        assert_eq!(text.lines().count(), 1, "{arguments:?}: {text}");
+        assert!(text.starts_with("error: ") && text.contains(says), "{arguments:?}: {text}");
     }
 }
 
