@@ -59,6 +59,8 @@ static unsigned char parity[THREADS_MAX];
 static unsigned long long switches_since_progress;
 alignas(16) static unsigned char shared[SHARED_BYTES_MAX];
 static shim_dim grid, block_index;
+// Threads begin with the last one: what a missing barrier spoils depends on who runs first.
+static bool backwards;
 static void (*body)(const void*);
 static const void* arguments;
 
@@ -135,8 +137,9 @@ static void prepare() {
             if (stack == MAP_FAILED) abort();
             fiber.stack_top = (char*)stack + STACK_BYTES;
         }
-        fiber.next = i + 1 == threads ? 0 : i + 1;
-        fiber.before = i == 0 ? threads - 1 : i - 1;
+        const unsigned above = i + 1 == threads ? 0 : i + 1, below = i == 0 ? threads - 1 : i - 1;
+        fiber.next = backwards ? below : above;
+        fiber.before = backwards ? above : below;
         parity[i] = 0;
 #if defined(__x86_64__)
         // What shim_switch pops: six registers, then where to go. Aligned as at a call.
@@ -164,12 +167,12 @@ static int launch(const unsigned* dims, unsigned count, void (*kernel)(const voi
                 block_index = {x, y, z};
                 block_gate = {};
                 memset(warp_gates, 0, sizeof warp_gates);
-                switches_since_progress = 0, live = threads, current = 0;
+                switches_since_progress = 0, live = threads, current = backwards ? threads - 1 : 0;
                 prepare();
 #if defined(__x86_64__)
-                shim_switch(&main_saved, fibers[0].saved);
+                shim_switch(&main_saved, fibers[current].saved);
 #else
-                swapcontext(&main_context, &fibers[0].context);
+                swapcontext(&main_context, &fibers[current].context);
 #endif
                 if (status != DONE) return status;
             }
@@ -330,6 +333,8 @@ static inline unsigned float_to_bits(float value) {
     memcpy(&bits, &value, 4);
     return bits;
 }
+
+EXPORT void shim_backwards(int yes) { shim::backwards = yes; }
 
 // A kernel becomes a function of its launch, and one that says how large its argument is.
 #define KERNEL(name, Args, threads_max)                                                            \

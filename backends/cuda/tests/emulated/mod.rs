@@ -37,7 +37,8 @@ type BytesFn = unsafe extern "C" fn() -> u64;
 /// A machine with one such device.
 #[derive(Debug, Default)]
 pub struct Emulated {
-    /// It is like Hopper, and products of a warp group are wanted.
+    /// It is like Hopper, and products of a warp group are wanted. The threads of a block run in the other order, so that
+    /// between both kinds of machine a missing barrier shows.
     pub wide: bool,
     /// A kernel that does nothing, as if it gave other bits.
     pub idle: Option<&'static str>,
@@ -65,7 +66,7 @@ impl Platform for Emulated {
         Vec::new()
     }
     fn open(&self, _ordinal: u32, _settings: &[(String, String)]) -> Result<Arc<dyn Driver>> {
-        let libraries = UNITS.iter().map(|unit| (unit.name, build(unit))).collect();
+        let libraries = UNITS.iter().map(|unit| (unit.name, build(unit, self.wide))).collect();
         let state = Mutex::new(State { idle: self.idle, ..State::default() });
         let (facts, begin) = (facts(self.wide), Instant::now());
         Ok(Arc::new(EmulatedDriver { facts, libraries, state, begin }))
@@ -91,7 +92,7 @@ fn write_sources(unit: &Unit, folder: &Path) -> std::io::Result<(PathBuf, PathBu
 }
 
 /// Compiles a unit, unless that was done before for the same text.
-fn build(unit: &Unit) -> Library {
+fn build(unit: &Unit, backwards: bool) -> Library {
     let mut hasher = DefaultHasher::new();
     (unit.text, HEADERS, SHIM).hash(&mut hasher);
     let name = format!("{}-{:016x}", unit.name, hasher.finish());
@@ -127,6 +128,11 @@ fn build(unit: &Unit) -> Library {
     // SAFETY: our own library, which has no initialisers.
     let opened = unsafe { Library::new(&own) }.expect("just built");
     fs::remove_file(&own).expect("an open library needs no name");
+    // SAFETY: the shim's function of this type, which sets a flag; nothing runs yet.
+    unsafe {
+        let set = opened.get::<unsafe extern "C" fn(i32)>(b"shim_backwards");
+        set.expect("the shim exports it")(backwards.into());
+    }
     opened
 }
 
