@@ -14,10 +14,13 @@ use std::sync::Arc;
 
 use backend_cuda::CudaBackend;
 use common::laws::{self, Lab};
-use common::{argmax, feed, open_on, options, parity, step};
+use common::{argmax, feed, open_on, options, parity, random_ids, same_bits, step};
 use emulated::Emulated;
-use engine::{ModelOptions, Numerics};
-use hal::{Backend, Device, OpenOptions};
+use engine::config::{ModelConfig, preset};
+use engine::load::Checkpoint;
+use engine::{Engine, ModelOptions, Numerics};
+use hal::profile::Ring;
+use hal::{Backend, Device, OpenOptions, Profile};
 
 fn device() -> Arc<dyn Device> {
     CudaBackend::on(Arc::new(Emulated::default()))
@@ -118,6 +121,77 @@ fn state_is_exact_in_plain_numerics() {
         laws::chunks(lab, 3, [5].into_iter());
         laws::mixes(lab, 1..2);
     });
+}
+
+/// Logits of a model with noise for weights: a prompt in chunks of `chunk`, then a token.
+fn synthetic(
+    device: Arc<dyn Device>,
+    config: &ModelConfig,
+    chunk: usize,
+    profile: Profile,
+) -> Vec<f32> {
+    let checkpoint = Checkpoint::synthetic(config.clone()).unwrap();
+    let options = ModelOptions {
+        context: 256,
+        rows_max: 160,
+        sequences: 1,
+        profile,
+        ..options(Numerics::Served)
+    };
+    let mut engine = Engine::open(device, &checkpoint, &options, &mut |_, _| true).unwrap();
+    let ids = random_ids(5, 150, config.vocab);
+    let mut sequence = engine.open_sequence().unwrap();
+    let mut logits = feed(&mut engine, &mut sequence, &ids, &[chunk]);
+    logits.extend(step(&mut engine, &mut sequence, &ids[..1]));
+    logits
+}
+
+#[test]
+fn what_the_bench_times_without_a_checkpoint_runs_and_is_profiled() {
+    let config = ModelConfig { mtp_blocks: 0, ..common::checkpoint("demo").config().clone() };
+    let ring = Arc::new(Ring::new(1 << 16));
+    let options = OpenOptions { sink: Some(ring.clone()), settings: Vec::new() };
+    let device = CudaBackend::on(Arc::new(Emulated::default())).open(0, &options).unwrap();
+    let got = synthetic(device, &config, 150, Profile::Ops);
+    let want = synthetic(common::cpu(), &config, 150, Profile::Off);
+    let vocab = config.vocab as usize;
+    let alike = got.chunks(vocab).zip(want.chunks(vocab)).filter(|(a, b)| argmax(a) == argmax(b));
+    assert!(alike.count() > 120, "of 151 rows");
+    let (events, dropped) = ring.take();
+    let layers = config.layers.len();
+    assert!(events.len() > 2 * layers && dropped == 0, "{} events", events.len());
+    for op in ["attend_project", "index_select", "moe_experts", "head"] {
+        assert!(events.iter().any(|event| event.op == op), "no {op}");
+    }
+}
+
+#[test]
+#[ignore = "wide: heads, indexer and lists of Flash, in a narrow model; minutes"]
+fn heads_of_flash_keep_state_exact() {
+    let flash = preset("flash").unwrap();
+    let mut config = ModelConfig {
+        vocab: 512,
+        hidden: 1024,
+        q_rank: 256,
+        o_rank: 64,
+        experts: 8,
+        experts_per_token: 2,
+        expert_width: 128,
+        index_top: 16,
+        mtp_blocks: 0,
+        ..flash
+    };
+    config.layers.truncate(4);
+    for wide in [false, true] {
+        let machine = Arc::new(Emulated { wide, ..Emulated::default() });
+        let open = || CudaBackend::on(machine.clone()).open(0, &OpenOptions::default()).unwrap();
+        let whole = synthetic(open(), &config, 150, Profile::Off);
+        assert!(whole.iter().all(|value| value.is_finite()));
+        for chunk in [13, 47] {
+            let cut = synthetic(open(), &config, chunk, Profile::Off);
+            same_bits(&cut, &whole, 512, &format!("chunks of {chunk}, wide {wide}"));
+        }
+    }
 }
 
 #[test]
