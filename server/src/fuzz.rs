@@ -1,6 +1,8 @@
 //! Bodies of fuzz targets: each takes any bytes and must neither panic nor hang. They check laws, not
-//! only survival: what a reader accepts the worker takes, and what a grammar allows is well-formed.
+//! only survival: what a reader accepts the worker takes, and what a grammar allows is well-formed. (JSON's
+//! numbers have no largest one, so what is drawn is not read into numbers here.)
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +10,8 @@ use engine::sample::{SamplingParams, StopMatcher};
 use engine::text::Tokenizer;
 use engine::text::chat::EffortTable;
 use engine::text::dsml::{Begin, parse};
-use serde_json::{Value, json};
+use serde::de::IgnoredAny;
+use serde_json::json;
 
 use crate::anthropic::request::{Purpose, read as read_messages};
 use crate::fault::{Fault, Kind};
@@ -149,16 +152,17 @@ impl Bench {
         let seed = seed.iter().fold(1, |seed, &byte| seed * 257 + u64::from(byte));
         let Some(text) = self.draw(&mut *constraint, seed) else { return };
         if document {
-            serde_json::from_str::<Value>(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+            let _: IgnoredAny =
+                serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
             return;
         }
         let reply = parse(&(text.clone() + "<｜end▁of▁sentence｜>"), Begin::Content);
         let reply = reply.unwrap_or_else(|error| panic!("{error}: {text}"));
         assert!(!reply.calls.is_empty(), "no call: {text}");
         for call in &reply.calls {
-            let arguments: Value = serde_json::from_str(&call.arguments)
+            let _: BTreeMap<String, IgnoredAny> = serde_json::from_str(&call.arguments)
                 .unwrap_or_else(|error| panic!("{error}: {}", call.arguments));
-            assert!(arguments.is_object() && call.name == "t", "{text}");
+            assert_eq!(call.name, "t", "{text}");
         }
     }
 
