@@ -15,7 +15,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use common::laws::{self, Lab};
-use common::{argmax, feed, open_on, options, parity, step};
+use common::{argmax, continuation, feed, golden_prompt, open_on, options, parity};
 use engine::{ModelOptions, Numerics};
 use hal::Device;
 use sim::{SOCS, Sim};
@@ -27,27 +27,10 @@ fn small(numerics: Numerics) -> ModelOptions {
     ModelOptions { context: 256, rows_max: 32, sequences: 1, ..options(numerics) }
 }
 
-fn prompt(item: usize) -> Vec<u32> {
-    let text = fs::read_to_string(common::path("models/demo/golden.json")).unwrap();
-    let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let ids = golden["items"][item]["prompt_ids"].as_array().expect("items have prompts");
-    ids.iter().map(|id| id.as_u64().unwrap() as u32).collect()
-}
-
 /// Greedy continuation of a prompt fed in chunks of 16.
 fn answer(device: Arc<dyn Device>) -> Vec<u32> {
     let mut engine = open_on(device, "demo", &small(Numerics::Served));
-    let vocab = engine.config().vocab as usize;
-    let mut sequence = engine.open_sequence().unwrap();
-    let prefill = feed(&mut engine, &mut sequence, &prompt(3), &[16]);
-    let mut row = prefill[prefill.len() - vocab..].to_vec();
-    let mut tokens = Vec::new();
-    for _ in 0..TOKENS {
-        let token = argmax(&row);
-        tokens.push(token);
-        row = step(&mut engine, &mut sequence, &[token]);
-    }
-    tokens
+    continuation(&mut engine, &golden_prompt(3), 16, TOKENS)
 }
 
 #[test]
@@ -66,7 +49,7 @@ const INT8_ALIKE: f64 = 0.85;
 
 #[test]
 fn int8_weights_choose_mostly_the_tokens_of_the_stored_ones() {
-    let ids = prompt(2);
+    let ids = golden_prompt(2);
     let chosen = |device: Arc<dyn Device>| -> (Vec<u32>, Vec<String>) {
         let mut engine = open_on(device, "demo", &small(Numerics::Served));
         let vocab = engine.config().vocab as usize;

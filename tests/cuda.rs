@@ -8,13 +8,15 @@ mod common;
 #[path = "../backends/cuda/tests/emulated/mod.rs"]
 mod emulated;
 
-use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 
 use backend_cuda::CudaBackend;
 use common::laws::{self, Lab};
-use common::{argmax, feed, open_on, options, parity, random_ids, same_bits, step};
+use common::{
+    argmax, continuation, feed, golden_prompt, open_on, options, parity, random_ids, same_bits,
+    step,
+};
 use emulated::Emulated;
 use engine::config::{ModelConfig, preset};
 use engine::load::Checkpoint;
@@ -31,28 +33,11 @@ fn device() -> Arc<dyn Device> {
 /// Tokens of an answer that are compared.
 const TOKENS: usize = 8;
 
-fn prompt(item: usize) -> Vec<u32> {
-    let text = fs::read_to_string(common::path("models/demo/golden.json")).unwrap();
-    let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let ids = golden["items"][item]["prompt_ids"].as_array().expect("items have prompts");
-    ids.iter().map(|id| id.as_u64().unwrap() as u32).collect()
-}
-
 /// Greedy continuation of a prompt.
 fn answer(device: Arc<dyn Device>, numerics: Numerics) -> Vec<u32> {
     let small = ModelOptions { context: 256, rows_max: 64, sequences: 1, ..options(numerics) };
     let mut engine = open_on(device, "demo", &small);
-    let vocab = engine.config().vocab as usize;
-    let mut sequence = engine.open_sequence().unwrap();
-    let prefill = feed(&mut engine, &mut sequence, &prompt(3), &[64]);
-    let mut row = prefill[prefill.len() - vocab..].to_vec();
-    let mut tokens = Vec::new();
-    for _ in 0..TOKENS {
-        let token = argmax(&row);
-        tokens.push(token);
-        row = step(&mut engine, &mut sequence, &[token]);
-    }
-    tokens
+    continuation(&mut engine, &golden_prompt(3), 64, TOKENS)
 }
 
 #[test]

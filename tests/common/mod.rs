@@ -83,6 +83,29 @@ pub fn step(engine: &mut Engine, sequence: &mut Sequence, tokens: &[u32]) -> Vec
     engine.step(&mut [run]).expect("the step fits").values().to_vec()
 }
 
+/// Prompt of one of the demo model's golden continuations.
+pub fn golden_prompt(item: usize) -> Vec<u32> {
+    let text = std::fs::read_to_string(path("models/demo/golden.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let ids = golden["items"][item]["prompt_ids"].as_array().expect("items have prompts");
+    ids.iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// Greedy continuation of a prompt that is fed in chunks.
+pub fn continuation(engine: &mut Engine, prompt: &[u32], chunk: usize, count: usize) -> Vec<u32> {
+    let vocab = engine.config().vocab as usize;
+    let mut sequence = engine.open_sequence().unwrap();
+    let prefill = feed(engine, &mut sequence, prompt, &[chunk]);
+    let mut row = prefill[prefill.len() - vocab..].to_vec();
+    let mut tokens = Vec::new();
+    for _ in 0..count {
+        let token = argmax(&row);
+        tokens.push(token);
+        row = step(engine, &mut sequence, &[token]);
+    }
+    tokens
+}
+
 /// Index of the largest value, the first of equals.
 pub fn argmax(row: &[f32]) -> u32 {
     let mut best = 0;

@@ -192,6 +192,10 @@ struct CudaDevice {
     machine: Arc<Machine>,
 }
 
+/// Raised with every change of a kernel that shows in bits, so that no state saved before it is continued (law 8).
+/// 2: attention and index scores on tensor cores.
+const ARITHMETIC: u32 = 2;
+
 /// A tensor may span what an allocation may; plans are bounded by the graphs a driver keeps well.
 const LIMITS: Limits =
     Limits { binding_bytes_max: i64::MAX as u64, bindings_max: u32::MAX, plans_max: 4096 };
@@ -249,6 +253,7 @@ impl Device for CudaDevice {
     }
 
     fn arithmetic(&self) -> String {
-        format!("cuda/mma-bf16/sm_{}{}", self.machine.facts.compute.0, self.machine.facts.compute.1)
+        let (major, minor) = self.machine.facts.compute;
+        format!("cuda/{ARITHMETIC}/sm_{major}{minor}")
     }
 }
