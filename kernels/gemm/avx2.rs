@@ -33,6 +33,11 @@ unsafe impl Simd for Avx2 {
         unsafe { _mm256_storeu_ps(target, value) }
     }
     #[inline(always)]
+    unsafe fn scale(value: __m256, factor: f32) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_mul_ps(value, _mm256_set1_ps(factor)) }
+    }
+    #[inline(always)]
     unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
         // SAFETY: as above.
         unsafe { _mm256_fmadd_ps(a, b, c) }
@@ -206,6 +211,7 @@ macro_rules! unwatched {
     () => {
         const X_FACTOR: f32 = 1.0;
         const OUT_FACTOR: f32 = 1.0;
+        const LIFT: f32 = 1.0;
         type Watch = ();
 
         #[inline(always)]
@@ -336,6 +342,7 @@ unsafe impl<const WATCHED: bool> Decode<Avx2> for Fp8<WATCHED> {
     const SCALE_BYTES: usize = 0;
     const X_FACTOR: f32 = (1u64 << 60) as f32;
     const OUT_FACTOR: f32 = (1u64 << 60) as f32;
+    const LIFT: f32 = 16.0;
     const PAIRED: bool = false;
     type Block = [__m256; 4];
     /// Largest code as unsigned (0xff is a NaN) and as signed (0x7f is the other).

@@ -33,6 +33,11 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(target, value) }
     }
     #[inline(always)]
+    unsafe fn scale(value: __m512, factor: f32) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_mul_ps(value, _mm512_set1_ps(factor)) }
+    }
+    #[inline(always)]
     unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_fmadd_ps(a, b, c) }
@@ -63,27 +68,33 @@ unsafe impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn sum4([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+    unsafe fn sum4(values: [__m512; 4]) -> [f32; 4] {
         // SAFETY: as above. Each line adds the same pairs of lanes as `sum`.
         unsafe {
-            let fold = |p, q| {
-                _mm512_add_ps(
-                    _mm512_shuffle_f32x4(p, q, 0b01_00_01_00),
-                    _mm512_shuffle_f32x4(p, q, 0b11_10_11_10),
-                )
-            };
-            // Quarters: ab = a0 a1 b0 b1 (each already lower half + upper half), cd likewise.
-            let (ab, cd) = (fold(a, b), fold(c, d));
-            // Quarters: a b c d.
-            let quarters = _mm512_add_ps(
-                _mm512_shuffle_f32x4(ab, cd, 0b10_00_10_00),
-                _mm512_shuffle_f32x4(ab, cd, 0b11_01_11_01),
-            );
+            let quarters = add_quarters(values);
             let pairs = _mm512_add_ps(quarters, _mm512_permute_ps(quarters, 0b01_00_11_10));
             let sums = _mm512_add_ps(pairs, _mm512_movehdup_ps(pairs));
             let mut out = [0.0; 16];
             _mm512_storeu_ps(out.as_mut_ptr(), sums);
             [out[0], out[4], out[8], out[12]]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_sums<const ROWS: usize>(
+        rows: [[__m512; 4]; ROWS],
+        target: *mut f32,
+        stride: usize,
+    ) {
+        // SAFETY: as above; room by the caller.
+        unsafe {
+            if ROWS >= 4 {
+                let fours = [rows[0], rows[1], rows[2], rows[3]];
+                store_four_sums(fours, target, stride);
+            }
+            for i in ROWS / 4 * 4..ROWS {
+                let target = target.add(i * stride).cast::<[f32; 4]>();
+                target.write_unaligned(Self::sum4(rows[i]));
+            }
         }
     }
     #[inline(always)]
@@ -111,6 +122,62 @@ unsafe impl Simd for Avx512 {
 unsafe fn tile_rows<const ROWS: usize>(tile: &Tile) {
     // SAFETY: the caller's tile; the features are enabled here.
     unsafe { body::tile::<Avx512, ROWS>(tile) }
+}
+
+/// Lane l of the lower half + lane l of the upper: both vectors' halves, one after the other.
+#[inline(always)]
+unsafe fn add_halves(p: __m512, q: __m512) -> __m512 {
+    // SAFETY: features by the caller.
+    unsafe {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4(p, q, 0b01_00_01_00),
+            _mm512_shuffle_f32x4(p, q, 0b11_10_11_10),
+        )
+    }
+}
+
+/// The first two levels of [`Simd::sum`]: the four lanes that are left of each vector, in its quarter.
+#[inline(always)]
+unsafe fn add_quarters([a, b, c, d]: [__m512; 4]) -> __m512 {
+    // SAFETY: features by the caller.
+    unsafe {
+        let (ab, cd) = (add_halves(a, b), add_halves(c, d));
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4(ab, cd, 0b10_00_10_00),
+            _mm512_shuffle_f32x4(ab, cd, 0b11_01_11_01),
+        )
+    }
+}
+
+/// The third level, per quarter: two lanes of `p`, then two of `q`.
+#[inline(always)]
+unsafe fn add_pairs(p: __m512, q: __m512) -> __m512 {
+    // SAFETY: features by the caller.
+    unsafe {
+        _mm512_add_ps(
+            _mm512_shuffle_ps(p, q, 0b01_00_01_00),
+            _mm512_shuffle_ps(p, q, 0b11_10_11_10),
+        )
+    }
+}
+
+/// Four rows of [`Simd::store_sums`].
+#[inline(always)]
+unsafe fn store_four_sums(rows: [[__m512; 4]; 4], target: *mut f32, stride: usize) {
+    let [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]] = rows;
+    // SAFETY: features and room by the caller.
+    unsafe {
+        let p = add_pairs(add_quarters([a0, b0, c0, d0]), add_quarters([a1, b1, c1, d1]));
+        let q = add_pairs(add_quarters([a2, b2, c2, d2]), add_quarters([a3, b3, c3, d3]));
+        let sums = _mm512_add_ps(
+            _mm512_shuffle_ps(p, q, 0b10_00_10_00),
+            _mm512_shuffle_ps(p, q, 0b11_01_11_01),
+        );
+        _mm_storeu_ps(target, _mm512_castps512_ps128(sums));
+        _mm_storeu_ps(target.add(stride), _mm512_extractf32x4_ps(sums, 1));
+        _mm_storeu_ps(target.add(2 * stride), _mm512_extractf32x4_ps(sums, 2));
+        _mm_storeu_ps(target.add(3 * stride), _mm512_extractf32x4_ps(sums, 3));
+    }
 }
 
 impl Family for Avx512 {
@@ -155,6 +222,7 @@ macro_rules! unwatched {
     () => {
         const X_FACTOR: f32 = 1.0;
         const OUT_FACTOR: f32 = 1.0;
+        const LIFT: f32 = 1.0;
         type Watch = ();
 
         #[inline(always)]
@@ -275,6 +343,7 @@ unsafe impl<const WATCHED: bool> Decode<Avx512> for Fp8<WATCHED> {
     const SCALE_BYTES: usize = 0;
     const X_FACTOR: f32 = (1u64 << 60) as f32;
     const OUT_FACTOR: f32 = (1u64 << 60) as f32;
+    const LIFT: f32 = 16.0;
     const PAIRED: bool = false;
     type Block = [__m512; 4];
     /// Largest code as unsigned (0xff is a NaN) and as signed (0x7f is the other).

@@ -150,14 +150,26 @@ pub(super) unsafe fn dot<S: Simd, D: Decode<S>, const W: usize, const X: usize>(
                 accumulate::<S, D, X>(sums, block, x_at, x.stride);
             }
         }
-        let out_base = out.base.add(first * out.stride + row);
-        for (w, sums) in sums.iter().enumerate() {
-            for (i, sum) in sums.iter().enumerate() {
-                *out_base.add(i * out.stride + w) = S::sum(*sum);
-            }
-        }
+        let target = out.base.add(first * out.stride + row);
+        store_dots::<S, W, X>(&sums, Sums { base: target, ..out });
         if D::saw_nan(watch) {
             spoil::<W, X>(run, row, first, out);
+        }
+    }
+}
+
+/// Adds up the lanes of `sums[weight row][row of x]`, four sums at a time where they lie side by side.
+#[inline(always)]
+unsafe fn store_dots<S: Simd, const W: usize, const X: usize>(sums: &[[S::F; X]; W], out: Sums) {
+    for first in (0..W - W % TILE_COLS).step_by(TILE_COLS) {
+        let row = |i: usize| std::array::from_fn(|c| sums[first + c][i]);
+        // SAFETY: features and room by the caller of `dot`.
+        unsafe { S::store_sums::<X>(std::array::from_fn(row), out.base.add(first), out.stride) };
+    }
+    for w in W - W % TILE_COLS..W {
+        for i in 0..X {
+            // SAFETY: as above.
+            unsafe { *out.base.add(i * out.stride + w) = S::sum(sums[w][i]) };
         }
     }
 }
@@ -219,8 +231,8 @@ unsafe fn spoil<const W: usize, const X: usize>(run: &Run, row: usize, first: us
     }
 }
 
-/// Decodes steps `steps` of weight row `row` into a panel whose vectors lie `TILE_COLS` vectors
-/// apart. Returns whether a NaN code went by.
+/// Decodes steps `steps` of weight row `row`, times [`Decode::LIFT`], into a panel whose vectors lie
+/// `TILE_COLS` vectors apart. Returns whether a NaN code went by.
 ///
 /// # Safety
 /// Processor features of `S`; the row and the steps exist (a partial step counts); room in `panel`.
@@ -246,8 +258,8 @@ pub(super) unsafe fn unpack<S: Simd, D: Decode<S>>(
                 let tail = Tail::new::<S, D>(run, row);
                 D::decode(tail.codes.as_ptr(), tail.scales.as_ptr(), &mut watch)
             };
-            for vector in block.as_ref() {
-                S::store(target, *vector);
+            for &vector in block.as_ref() {
+                S::store(target, if D::LIFT == 1.0 { vector } else { S::scale(vector, D::LIFT) });
                 target = target.add(TILE_COLS * S::LANES);
             }
         }
@@ -288,15 +300,14 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize>(tile: &Tile) {
             x_at = x_at.add(S::LANES);
             w_at = w_at.add(TILE_COLS * S::LANES);
         }
-        for (i, row) in sums.iter().enumerate() {
-            if tile.out.is_null() {
+        if tile.out.is_null() {
+            for (i, row) in sums.iter().enumerate() {
                 for (c, sum) in row.iter().enumerate() {
                     S::store(place(i, c), *sum);
                 }
-            } else {
-                let out = tile.out.add(i * tile.out_stride);
-                out.cast::<[f32; TILE_COLS]>().write_unaligned(S::sum4(*row));
             }
+        } else {
+            S::store_sums(sums, tile.out, tile.out_stride);
         }
     }
 }

@@ -43,6 +43,11 @@ unsafe impl Simd for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn scale([low, high]: Pair, factor: f32) -> Pair {
+        // SAFETY: as above.
+        unsafe { [vmulq_n_f32(low, factor), vmulq_n_f32(high, factor)] }
+    }
+    #[inline(always)]
     unsafe fn fma(a: Pair, b: Pair, c: Pair) -> Pair {
         // SAFETY: as above.
         unsafe { [vfmaq_f32(c[0], a[0], b[0]), vfmaq_f32(c[1], a[1], b[1])] }
@@ -140,6 +145,7 @@ macro_rules! natural {
     ($step:literal unwatched) => {
         const X_FACTOR: f32 = 1.0;
         const OUT_FACTOR: f32 = 1.0;
+        const LIFT: f32 = 1.0;
         type Watch = ();
 
         #[inline(always)]
@@ -289,6 +295,7 @@ unsafe impl<const WATCHED: bool> Decode<Neon> for Fp8<WATCHED> {
     const SCALE_BYTES: usize = 0;
     const X_FACTOR: f32 = (1u64 << 60) as f32;
     const OUT_FACTOR: f32 = (1u64 << 60) as f32;
+    const LIFT: f32 = 16.0;
     const PAIRED: bool = false;
     type Block = [Pair; 2];
     /// Largest code as unsigned (0xff is a NaN) and as signed (0x7f is the other).

@@ -1,6 +1,6 @@
 //! Cuts a matmul into tasks and hands them to the pool.
 
-use super::task::{self, Operands, Part, RowSet, TASK_COLS_MAX, task_rows_max};
+use super::task::{self, DOT_ROWS_MAX, Operands, Part, RowSet, TASK_COLS_MAX, task_rows_max};
 use super::weight::{NOTED_ROWS, WeightView};
 use crate::common::isa::{Isa, Level};
 use crate::common::pool::Pool;
@@ -18,12 +18,24 @@ pub enum RowGroups<'a> {
     Sorted(&'a [i32]),
 }
 
-/// Tasks per thread that the cutting aims at, so that no thread waits long for the last one.
+/// Tasks per thread that the cutting aims at where there is much to do, so that no thread waits long for
+/// the last one.
 const TASKS_PER_THREAD: usize = 4;
 
-/// Fewest weight rows in a task: permuting `x` must stay small beside multiplying.
+/// Multiply-adds, a few microseconds, below which a task is not cut to have more than one per thread:
+/// what every task does before and after them would be felt.
+const TASK_MACS_MIN: usize = 1 << 18;
+
+/// Fewest rows of `x` in a task that has not all rows of its group: fewer leave panels unused.
+const BLOCK_ROWS_MIN: usize = DOT_ROWS_MAX + 1;
+
+/// Fewest weight rows in a task.
 const TASK_COLS_MIN: usize = 8;
 const _: () = assert!(TASK_COLS_MIN.is_multiple_of(NOTED_ROWS));
+
+/// Multiply-adds that take as long as permuting one element of `x`, and as decoding one code into a panel.
+const PERMUTE_MACS: usize = 8;
+const DECODE_MACS: usize = 4;
 
 /// Multiply-adds below which waking other threads costs more than it gains.
 const SERIAL_MAX: usize = 1 << 16;
@@ -130,20 +142,40 @@ impl<'a> Cut<'a> {
             live_rows: rows,
             block_rows: task_rows_max(weight.cols()),
             outputs: weight.rows(),
-            block_outputs: TASK_COLS_MAX,
+            block_outputs: weight.rows().next_power_of_two().clamp(TASK_COLS_MIN, TASK_COLS_MAX),
             tasks: 0,
         };
         if let RowGroups::Sorted(offsets) = groups {
             cut.live_rows = (offsets[weight.groups()] - offsets[0]) as usize;
         }
-        let blocks: usize = (0..cut.group_count).map(|group| cut.row_blocks(group)).sum();
-        while cut.block_outputs > TASK_COLS_MIN
-            && blocks * cut.outputs.div_ceil(cut.block_outputs) < threads * TASKS_PER_THREAD
-        {
-            cut.block_outputs /= 2;
-        }
-        cut.tasks = blocks * cut.outputs.div_ceil(cut.block_outputs);
+        let macs = cut.live_rows * cut.outputs * weight.cols();
+        let wanted = threads * (macs / TASK_MACS_MIN / threads).clamp(1, TASKS_PER_THREAD);
+        while macs > 0 && cut.count() < wanted && cut.halve() {}
+        cut.tasks = cut.count();
         cut
+    }
+
+    /// Tasks that the blocks make.
+    fn count(&self) -> usize {
+        let blocks: usize = (0..self.group_count).map(|group| self.row_blocks(group)).sum();
+        blocks * self.outputs.div_ceil(self.block_outputs)
+    }
+
+    /// Halves blocks of rows, whose weights are then decoded twice as often, or of outputs, for which x
+    /// is then permuted twice as often: what costs less. Whether one of them could be halved.
+    fn halve(&mut self) -> bool {
+        let rows = self.live_rows.div_ceil(self.group_count);
+        let block_rows = self.block_rows.min(rows);
+        let rows_can = block_rows >= 2 * BLOCK_ROWS_MIN;
+        let outputs_can = self.block_outputs > TASK_COLS_MIN;
+        let decode = self.outputs * rows.div_ceil(block_rows.max(1)) * DECODE_MACS;
+        let permute = rows * self.outputs.div_ceil(self.block_outputs) * PERMUTE_MACS;
+        if rows_can && (!outputs_can || decode < permute) {
+            self.block_rows = block_rows.div_ceil(2);
+        } else if outputs_can {
+            self.block_outputs /= 2;
+        }
+        rows_can || outputs_can
     }
 
     /// The rows of `x` that use `group`.

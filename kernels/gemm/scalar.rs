@@ -48,6 +48,10 @@ unsafe impl Simd for Scalar {
         unsafe { target.cast::<Self::F>().write_unaligned(value) }
     }
     #[inline(always)]
+    unsafe fn scale(value: Self::F, factor: f32) -> Self::F {
+        value.map(|lane| lane * factor)
+    }
+    #[inline(always)]
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         std::array::from_fn(|lane| fma(a[lane], b[lane], c[lane]))
     }
@@ -113,6 +117,7 @@ macro_rules! natural {
             const SCALE_BYTES: usize = 0;
             const X_FACTOR: f32 = 1.0;
             const OUT_FACTOR: f32 = 1.0;
+            const LIFT: f32 = 1.0;
             const PAIRED: bool = false;
             type Block = [[f32; LANES]; 1];
             type Watch = ();
@@ -154,6 +159,7 @@ unsafe impl Decode<Scalar> for Fp4 {
     const SCALE_BYTES: usize = 1;
     const X_FACTOR: f32 = 1.0;
     const OUT_FACTOR: f32 = 1.0;
+    const LIFT: f32 = 1.0;
     const PAIRED: bool = false;
     type Block = [[f32; LANES]; 4];
     type Watch = ();

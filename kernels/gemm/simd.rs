@@ -29,6 +29,8 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn load(source: *const f32) -> Self::F;
     /// Unaligned store of `LANES` floats.
     unsafe fn store(target: *mut f32, value: Self::F);
+    /// `value * factor` in every lane.
+    unsafe fn scale(value: Self::F, factor: f32) -> Self::F;
     /// `a * b + c`.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `sum + x[VECTOR] * w`, `x` being a row of vectors; the sum in place and in program order.
@@ -41,6 +43,21 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn sum(value: Self::F) -> f32;
     /// [`Simd::sum`] of four vectors, bit for bit.
     unsafe fn sum4(values: [Self::F; 4]) -> [f32; 4];
+    /// [`Simd::sum`] of rows of four vectors, bit for bit: row i goes to `target + i * stride`.
+    #[inline(always)]
+    unsafe fn store_sums<const ROWS: usize>(
+        rows: [[Self::F; TILE_COLS]; ROWS],
+        target: *mut f32,
+        stride: usize,
+    ) {
+        for (i, row) in rows.into_iter().enumerate() {
+            // SAFETY: features and room by the caller.
+            unsafe {
+                let target = target.add(i * stride).cast::<[f32; TILE_COLS]>();
+                target.write_unaligned(Self::sum4(row));
+            }
+        }
+    }
     /// Asks for a cache line that will be read soon, into the second-level cache.
     unsafe fn prefetch(address: *const u8);
     /// [`super::body::tile`] compiled with the features of this set.
@@ -85,6 +102,10 @@ pub(super) unsafe trait Decode<S: Simd> {
     const X_FACTOR: f32;
     /// Factor on the finished sums: a power of two.
     const OUT_FACTOR: f32;
+    /// Factor that makes every decoded code a normal number, a power of two: panels hold codes times it
+    /// and meet rows of `x` divided by it. Some processors take a hundred cycles for each product with
+    /// a subnormal.
+    const LIFT: f32;
     /// Whether two weight rows share the loads of `x` in a dot product: where decoding takes so little
     /// that loads are the bound.
     const PAIRED: bool;

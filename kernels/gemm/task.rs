@@ -197,23 +197,26 @@ unsafe fn run_rows<S: Family, D: Decode<S>>(
     // SAFETY: features by the caller; `run` lies in the segment, whose sizes the view checked; the
     // rooms have the sizes asserted at compile time; outputs are exclusive by the caller.
     unsafe {
-        let x = permute::<S, D>(place, room, inside.start);
         let out = Sums { base: room.out.as_mut_ptr(), stride: TASK_COLS_MAX };
         if place.rows.count <= DOT_ROWS_MAX {
+            let x = permute::<S, D>(place, room, inside.start, D::LIFT);
             dots::<S, D>(&run, x, out);
         } else {
+            let x = permute::<S, D>(place, room, inside.start, 1.0);
             panels::<S, D>(&run, x, out, room);
         }
         finish::<S, D>(place, room, inside);
     }
 }
 
-/// Converts, scales, pads and permutes the task's rows of `x`.
+/// Converts, scales, pads and permutes the task's rows of `x`: divided by [`Decode::LIFT`], which may
+/// lose bits next to 0 and does so for every row, then times `lift`.
 #[inline(always)]
 unsafe fn permute<S: Family, D: Decode<S>>(
     place: &Place<'_>,
     room: &mut Room<'_>,
     row: usize,
+    lift: f32,
 ) -> Permuted {
     let Operands { isa, x, cols, .. } = *place.operands;
     let padded = cols.next_multiple_of(D::STEP);
@@ -228,9 +231,9 @@ unsafe fn permute<S: Family, D: Decode<S>>(
             let block_row = row / rows as usize * per_row;
             let scales = &place.segment.scales[block_row..block_row + per_row];
             for (values, &scale) in natural[..cols].chunks_mut(width as usize).zip(scales) {
-                // Two factors: together they might not fit an f32. Both are powers of two.
+                // Powers of two, one after the other: together they might not fit an f32.
                 for value in values {
-                    *value = *value * D::X_FACTOR * E8M0[scale as usize];
+                    *value = *value * D::X_FACTOR * E8M0[scale as usize] * D::LIFT.recip() * lift;
                 }
             }
         }

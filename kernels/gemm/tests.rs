@@ -129,6 +129,32 @@ fn rows_are_exact_for_every_count() {
     }
 }
 
+/// Panels and dot products take factors apart differently: both must lose the same next to 0 and to
+/// infinity. All products of a sum are equal, so that nothing larger hides what is lost.
+#[test]
+fn rows_are_exact_where_products_leave_f32() {
+    let (pool, fp8) = (Pool::new(1), Encoding::Fp8 { rows: 1, cols: 64 });
+    let whole = dense(fp8, 9, 64, 16);
+    let alone = Case { rows: 1, ..whole.clone() };
+    let mut data = whole.data();
+    let codes = [0x01, 0x81, 0x08, 0x85, 0x38, 0xb9, 0x7e, 0xfe];
+    for (row, code) in data.segments[0].codes.chunks_mut(64).zip(codes.into_iter().cycle()) {
+        row.fill(code);
+    }
+    for (power, scale) in
+        (-149..=127).flat_map(|power| [0, 20, 67, 127, 187, 254].map(|scale| (power, scale)))
+    {
+        data.x.fill(2f64.powi(power) as f32);
+        data.segments[0].scales.fill(scale);
+        let one = Data { x: data.x[..64].to_vec(), segments: data.segments.clone() };
+        for isa in Isa::all() {
+            let many = bits(&run(isa, &pool, &whole, &data));
+            let want = bits(&run(isa, &pool, &alone, &one)).repeat(9);
+            assert_eq!(many, want, "{isa}: x 2^{power}, scale {scale}");
+        }
+    }
+}
+
 #[test]
 fn threads_and_cutting_do_not_change_bits() {
     let pools = [1, 2, 3, 16].map(Pool::new);
