@@ -282,6 +282,9 @@ pub struct BenchArgs {
         long = "gen", value_name = "G", value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub generate: Option<u32>,
+    /// Sequences that get a token each in a step, where tokens are generated
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub streams: u32,
     /// Time a model of this geometry with synthetic weights: flash, pro, flash-base, pro-base, demo
     #[arg(long, value_name = "NAME", conflicts_with = "model")]
     pub geometry: Option<String>,

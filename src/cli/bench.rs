@@ -46,6 +46,8 @@ struct Workload {
     prefills: Vec<u32>,
     depths: Vec<u32>,
     generated: u32,
+    /// Sequences that a step of generated tokens has.
+    streams: u32,
 }
 
 impl Workload {
@@ -62,16 +64,17 @@ impl Workload {
                 (None, false) => DEPTHS.to_vec(),
             },
             generated: args.generate.unwrap_or(GENERATED),
+            streams: args.streams,
         }
     }
 
-    /// Longest sequence of it.
+    /// Longest sequence of it, with the untimed step.
     fn context(&self) -> u64 {
         let depth = self
             .depths
             .iter()
             .max()
-            .map_or(0, |&depth| u64::from(depth) + u64::from(self.generated));
+            .map_or(0, |&depth| u64::from(depth) + u64::from(self.generated) + 1);
         depth.max(self.prefills.iter().max().map_or(0, |&length| u64::from(length)))
     }
 }
@@ -82,13 +85,15 @@ struct Timing {
     what: &'static str,
     /// Tokens before it.
     depth: u32,
+    /// Tokens of each sequence.
     tokens: u32,
+    streams: u32,
     time: Duration,
 }
 
 impl Timing {
     fn rate(&self) -> f64 {
-        f64::from(self.tokens) / self.time.as_secs_f64().max(1e-9)
+        f64::from(self.tokens * self.streams) / self.time.as_secs_f64().max(1e-9)
     }
 }
 
@@ -111,7 +116,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let context = u32::try_from(workload.context())
         .map_err(|_| Failure::new("so long a context cannot be opened"))?;
     let profile = if args.profile { Profile::Ops } else { Profile::Off };
-    let options = ModelOptions { context, profile, ..ModelOptions::default() };
+    let options = ModelOptions { context, profile, sequences: workload.streams, ..ModelOptions::default() };
     let ring = args.profile.then(|| Arc::new(Ring::new(EVENTS_MAX)));
     let started = Instant::now();
     let checkpoint = source.checkpoint()?;
@@ -128,7 +133,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         timings.push(bench.prefill(length)?);
     }
     for &depth in &workload.depths {
-        timings.push(bench.decode(depth, workload.generated)?);
+        timings.push(bench.decode(depth, &workload)?);
     }
     let peak_rss = peak_rss_mb();
     let threads = threads(args);
@@ -219,25 +224,47 @@ impl Bench {
         let time = started.elapsed();
         // Only whole steps: bytes and operations are those of one of them.
         let rows = self.engine.capacity().rows.min(length);
-        self.keep(format!("prefill of {length} tokens"), rows, length / 2, length / rows);
-        Ok(Timing { what: "prefill", depth: 0, tokens: length, time })
+        let costs = self.engine.costs(rows, 1, length / 2);
+        self.keep(format!("prefill of {length} tokens"), costs, length / rows);
+        Ok(Timing { what: "prefill", depth: 0, tokens: length, streams: 1, time })
     }
 
-    fn decode(&mut self, depth: u32, count: u32) -> Result<Timing> {
-        let mut sequence = self.engine.open_sequence()?;
-        let tokens = self.tokens(depth);
-        self.feed(&mut sequence, &tokens)?;
-        let mut next = tokens[0];
+    fn decode(&mut self, depth: u32, workload: &Workload) -> Result<Timing> {
+        let &Workload { generated: count, streams, .. } = workload;
+        let mut sequences = Vec::new();
+        let mut next = Vec::new();
+        for _ in 0..streams {
+            let mut sequence = self.engine.open_sequence()?;
+            let tokens = self.tokens(depth);
+            self.feed(&mut sequence, &tokens)?;
+            sequences.push(sequence);
+            next.push(tokens[0]);
+        }
+        self.decode_step(&mut sequences, &mut next)?;
         self.forget();
         let started = Instant::now();
         for _ in 0..count {
-            self.interrupt.check()?;
-            let run = Run { sequence: &mut sequence, tokens: &[next], want: Want::Last };
-            next = largest(self.engine.step(&mut [run])?.row(0));
+            self.decode_step(&mut sequences, &mut next)?;
         }
         let time = started.elapsed();
-        self.keep(format!("a token at depth {depth}"), 1, depth + count / 2, count);
-        Ok(Timing { what: "decode", depth, tokens: count, time })
+        let costs = self.engine.costs(streams, streams, depth + count / 2);
+        self.keep(format!("{streams} × a token at depth {depth}"), costs, count);
+        Ok(Timing { what: "decode", depth, tokens: count, streams, time })
+    }
+
+    /// Feeds every sequence its next token and draws the one behind.
+    fn decode_step(&mut self, sequences: &mut [Sequence], next: &mut [u32]) -> Result<()> {
+        self.interrupt.check()?;
+        let run = |(sequence, token)| Run {
+            sequence,
+            tokens: std::slice::from_ref(token),
+            want: Want::Last,
+        };
+        let mut runs: Vec<Run<'_>> = sequences.iter_mut().zip(&*next).map(run).collect();
+        let logits = self.engine.step(&mut runs)?;
+        let drawn: Vec<u32> = (0..next.len()).map(|row| largest(logits.row(row))).collect();
+        next.copy_from_slice(&drawn);
+        Ok(())
     }
 
     /// Drops the times of what ran so far.
@@ -247,11 +274,10 @@ impl Bench {
         }
     }
 
-    /// Keeps the times of what ran since: `steps` steps of `rows` rows, the middle one at a depth.
-    fn keep(&mut self, title: String, rows: u32, depth: u32, steps: u32) {
+    /// Keeps the times of what ran since: `steps` steps that cost `costs` each.
+    fn keep(&mut self, title: String, costs: BTreeMap<&'static str, Cost>, steps: u32) {
         if let Some(ring) = &self.ring {
             let (events, dropped) = ring.take();
-            let costs = self.engine.costs(rows, depth);
             self.profiles.push(Measured { title, events, dropped, costs, steps });
         }
     }
@@ -314,12 +340,12 @@ impl Report {
             ));
         }
         let mut rows = vec![
-            ["", "depth", "tokens", "tokens/s", "GB/s", "of bandwidth", "GFLOP/s", "of peak"]
+            ["", "depth", "streams", "tokens", "tokens/s", "GB/s", "of bandwidth", "GFLOP/s", "of peak"]
                 .map(str::to_owned)
                 .to_vec(),
         ];
         rows.extend(self.timings.iter().map(|timing| self.row(timing)));
-        text.push_str(&term::columns(&rows, &[1, 2, 3, 4, 5, 6, 7]));
+        text.push_str(&term::columns(&rows, &[1, 2, 3, 4, 5, 6, 7, 8]));
         text.push_str(&self.profile());
         if let Some(peak) = self.peak_rss.filter(|_| !args.json) {
             text.push_str(&format!("peak memory {peak:.0} MB\n"));
@@ -361,7 +387,8 @@ impl Report {
         let arithmetic = timing.rate() * flops / 1e9;
         let arithmetic_share = share(arithmetic, self.peak.as_ref().map(|peak| peak.arithmetic));
         let (read, read_share) = match timing.what {
-            "decode" => {
+            // Of several streams it is not known which experts they share.
+            "decode" if timing.streams == 1 => {
                 let bytes = size.bytes_per_token + cache_bytes_per_token(config, storage, middle);
                 let read = timing.rate() * bytes as f64 / 1e9;
                 let of = self.peak.as_ref().map(|peak| peak.bandwidth);
@@ -372,6 +399,7 @@ impl Report {
         vec![
             timing.what.to_owned(),
             timing.depth.to_string(),
+            timing.streams.to_string(),
             timing.tokens.to_string(),
             format!("{:.1}", timing.rate()),
             read,
@@ -390,6 +418,7 @@ impl Report {
             "load_s": self.load.as_secs_f64(),
             "peak_rss_mb": self.peak_rss,
             "bytes_per_token": self.size.bytes_per_token,
+            "streams": last("decode").map(|timing| timing.streams),
             "threads": self.threads,
             "isa": self.isa.name(),
         })

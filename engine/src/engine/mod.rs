@@ -265,10 +265,11 @@ impl Engine {
         self.plans.head(sequences.next_power_of_two().min(HEAD_ROWS_MAX))
     }
 
-    /// What a step of `rows` rows of one sequence and the logits of its last row cost at a depth, by op: bytes
-    /// and operations. Empty unless ops are timed ([`ModelOptions::profile`]) and such a step has run.
-    pub fn costs(&self, rows: u32, depth: u32) -> BTreeMap<&'static str, Cost> {
-        self.plans.costs(self.shape(rows, 1), 1, depth)
+    /// What a step of `rows` rows of `sequences` sequences and the logits of a row of each cost at a depth, by
+    /// op: bytes and operations. Empty unless ops are timed ([`ModelOptions::profile`]) and such a step has run.
+    pub fn costs(&self, rows: u32, sequences: u32, depth: u32) -> BTreeMap<&'static str, Cost> {
+        let heads = sequences.next_power_of_two().min(HEAD_ROWS_MAX);
+        self.plans.costs(self.shape(rows, sequences), heads, depth)
     }
 
     /// Compiles the plans of every padded shape a step can have, the largest first: afterwards no step waits
