@@ -38,6 +38,10 @@ pub const PARTS_MAX: usize = board::PARTS_MAX;
 /// (tens of microseconds), shorter than anything a person's laptop would notice.
 const SPIN: Duration = Duration::from_micros(200);
 
+/// How long a poller keeps its core to itself. Behind that it lets others run between polls: on a small
+/// machine the readers of what was computed need the same cores.
+const ALONE: Duration = Duration::from_micros(20);
+
 type Task<'a> = &'a (dyn Fn(usize) + Sync + 'a);
 
 struct Shared {
@@ -181,12 +185,17 @@ impl Shared {
     /// Polls for a job after `seen` for a while, then sleeps until there is one.
     fn idle(&self, seen: u64) {
         let begin = Instant::now();
-        while begin.elapsed() < SPIN {
+        loop {
             for _ in 0..32 {
                 if self.board.epoch() != seen {
                     return;
                 }
                 std::hint::spin_loop();
+            }
+            match begin.elapsed() {
+                waited if waited < ALONE => {}
+                waited if waited < SPIN => std::thread::yield_now(),
+                _ => break,
             }
         }
         self.board.sleep(seen);

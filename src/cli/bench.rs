@@ -116,7 +116,8 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let context = u32::try_from(workload.context())
         .map_err(|_| Failure::new("so long a context cannot be opened"))?;
     let profile = if args.profile { Profile::Ops } else { Profile::Off };
-    let options = ModelOptions { context, profile, sequences: workload.streams, ..ModelOptions::default() };
+    let options =
+        ModelOptions { context, profile, sequences: workload.streams, ..ModelOptions::default() };
     let ring = args.profile.then(|| Arc::new(Ring::new(EVENTS_MAX)));
     let started = Instant::now();
     let checkpoint = source.checkpoint()?;
@@ -340,9 +341,19 @@ impl Report {
             ));
         }
         let mut rows = vec![
-            ["", "depth", "streams", "tokens", "tokens/s", "GB/s", "of bandwidth", "GFLOP/s", "of peak"]
-                .map(str::to_owned)
-                .to_vec(),
+            [
+                "",
+                "depth",
+                "streams",
+                "tokens",
+                "tokens/s",
+                "GB/s",
+                "of bandwidth",
+                "GFLOP/s",
+                "of peak",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
         ];
         rows.extend(self.timings.iter().map(|timing| self.row(timing)));
         text.push_str(&term::columns(&rows, &[1, 2, 3, 4, 5, 6, 7, 8]));

@@ -54,8 +54,13 @@ impl Sampler {
             likeliest
         } else {
             self.weigh(logits, largest, params.temperature);
-            self.filter(logits, params);
-            self.draw(uniform(seed, position))
+            let at = uniform(seed, position);
+            if params.top_k > 0 || params.top_p < 1.0 || params.min_p > 0.0 {
+                self.filter(logits, params);
+                self.draw(self.kept.iter().copied(), at)
+            } else {
+                self.draw(0..logits.len() as u32, at)
+            }
         };
         let logprob = params.logprobs.map(|count| self.report(logits, largest, id, count as usize));
         Ok(Choice { id, logprob })
@@ -115,20 +120,23 @@ impl Sampler {
         }
     }
 
-    /// The id at the fraction `at` of the kept weights.
-    fn draw(&self, at: f64) -> u32 {
-        let weight = |&id: &u32| self.weights[id as usize];
-        let target = at * self.kept.iter().map(weight).sum::<f64>();
+    /// The id at the fraction `at` of the weights of `ids`, of which there is one at least.
+    fn draw(&self, ids: impl Iterator<Item = u32> + Clone, at: f64) -> u32 {
+        let weighed = ids.map(|id| (id, self.weights[id as usize]));
+        let target = at * weighed.clone().map(|(_, weight)| weight).sum::<f64>();
         let mut sum = 0.0;
-        let mut last = self.kept[0];
-        for &id in self.kept.iter().filter(|id| weight(id) > 0.0) {
-            sum += weight(&id);
-            last = id;
-            if target < sum {
-                break;
+        let mut last = None;
+        for (id, weight) in weighed {
+            // One of weight 0 is drawn only where all have none.
+            if weight > 0.0 || last.is_none() {
+                sum += weight;
+                last = Some(id);
+                if target < sum {
+                    break;
+                }
             }
         }
-        last
+        last.expect("there is one")
     }
 
     /// The log-probability of `id`; fills `top` with the `count` likeliest.
@@ -155,21 +163,35 @@ impl Sampler {
     }
 }
 
-/// The id of the largest logit, the lower one of equals.
+/// The id of the largest logit, the lower one of equals. Two passes that run in vector registers: what is the
+/// largest and whether all are numbers, then where it stands.
 fn likeliest(logits: &[f32]) -> Result<u32, SampleError> {
-    let mut best = None;
-    let mut largest = f32::NEG_INFINITY;
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit.is_nan() || logit == f32::INFINITY {
-            return Err(SampleError::Logits(format!("logit of id {id} is {logit}")));
-        }
-        if logit > largest {
-            largest = logit;
-            best = Some(id as u32);
-        }
+    const LANES: usize = 16;
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    let mut refused = [false; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let mut look = |lane: usize, logit: f32| {
+        largest[lane] = if logit > largest[lane] { logit } else { largest[lane] };
+        refused[lane] |= logit.is_nan() | (logit == f32::INFINITY);
+    };
+    for chunk in chunks {
+        (0..LANES).for_each(|lane| look(lane, chunk[lane]));
     }
-    let nothing = || SampleError::Logits(format!("no id of {} can be chosen", logits.len()));
-    best.ok_or_else(nothing)
+    rest.iter().enumerate().for_each(|(lane, &logit)| look(lane, logit));
+    if refused.contains(&true) {
+        let id = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY);
+        let id = id.expect("one was seen");
+        return Err(SampleError::Logits(format!("logit of id {id} is {}", logits[id])));
+    }
+    let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    if largest == f32::NEG_INFINITY {
+        return Err(SampleError::Logits(format!("no id of {} can be chosen", logits.len())));
+    }
+    let holds =
+        |chunk: &[f32; LANES]| chunk.iter().fold(false, |any, logit| any | (*logit == largest));
+    let first = chunks.iter().position(holds).unwrap_or(chunks.len()) * LANES;
+    let behind = logits[first..].iter().position(|logit| *logit == largest);
+    Ok((first + behind.expect("one is the largest")) as u32)
 }
 
 /// Larger logits first, then lower ids.

@@ -17,25 +17,12 @@ use crate::job::{Constraint, Failure, Job, Update, Usage};
 /// room for both, so the end can always be told.
 const UPDATES_OF_A_TOKEN: usize = 2;
 
-/// Buffers all answers draw with.
-#[derive(Debug)]
+/// Buffers answers are drawn with, one after the other; they take the size of the logits.
+#[derive(Debug, Default)]
 pub(super) struct Tools {
     sampler: Sampler,
     allowed: Vec<bool>,
     masked: Vec<f32>,
-    ends: Vec<u32>,
-}
-
-impl Tools {
-    pub(super) fn new(vocab: u32, ends: Vec<u32>) -> Self {
-        let vocab = vocab as usize;
-        Tools {
-            sampler: Sampler::new(),
-            allowed: vec![true; vocab],
-            masked: vec![0.0; vocab],
-            ends,
-        }
-    }
 }
 
 /// What came of drawing.
@@ -143,7 +130,7 @@ impl Answer {
         self.tell(Update::Failed(failure));
     }
 
-    /// Draws the token that follows `position` tokens, and tells the reader.
+    /// Draws the token that follows `position` tokens, and tells the reader. One of `ends` ends it.
     ///
     /// # Errors
     /// A message, if the logits or the grammar are broken; the reader was not told.
@@ -151,6 +138,7 @@ impl Answer {
         &mut self,
         logits: &[f32],
         position: u32,
+        ends: &[u32],
         tools: &mut Tools,
     ) -> Result<Drawn, String> {
         let id = self.choose(logits, position, tools)?;
@@ -158,7 +146,7 @@ impl Answer {
         let reasoning = self.text.reasoning();
         self.usage.completion += 1;
         self.usage.reasoning += u32::from(reasoning);
-        if tools.ends.contains(&id) {
+        if ends.contains(&id) {
             self.finish(Finish::Stop)?;
             return Ok(Drawn::End);
         }
@@ -186,14 +174,12 @@ impl Answer {
 
     fn choose(&mut self, logits: &[f32], position: u32, tools: &mut Tools) -> Result<u32, String> {
         let position = u64::from(position);
-        let logits = match self.mask(&mut tools.allowed)? {
+        let logits = match self.mask(&mut tools.allowed, logits.len())? {
             false => logits,
             true => {
-                for ((masked, &logit), &allowed) in
-                    tools.masked.iter_mut().zip(logits).zip(&tools.allowed)
-                {
-                    *masked = if allowed { logit } else { f32::NEG_INFINITY };
-                }
+                let kept = |(&logit, &allowed)| if allowed { logit } else { f32::NEG_INFINITY };
+                tools.masked.clear();
+                tools.masked.extend(logits.iter().zip(&tools.allowed).map(kept));
                 &tools.masked
             }
         };
@@ -201,9 +187,10 @@ impl Answer {
         choice.map(|choice| choice.id).map_err(|error| error.to_string())
     }
 
-    fn mask(&mut self, allowed: &mut [bool]) -> Result<bool, String> {
+    fn mask(&mut self, allowed: &mut Vec<bool>, vocab: usize) -> Result<bool, String> {
         let Some(constraint) = &mut self.constraint else { return Ok(false) };
-        allowed.fill(true);
+        allowed.clear();
+        allowed.resize(vocab, true);
         guarded(|| constraint.mask(allowed))
     }
 

@@ -5,6 +5,7 @@
 //! count. An error of the engine or a panic ends the loop; [`Core::run`] then tells everyone.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use engine::refusal::RefusalKind;
 use engine::schedule::{self, Need, Rows};
 use engine::text::{Control, Tokenizer};
 use engine::{Engine, Error, Run, Sequence, Snapshot, Want};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::answer::{Answer, Drawn, Tools};
 use super::{Entry, Event, Shared, WorkerOptions};
@@ -26,6 +28,14 @@ use crate::job::{Failure, Namespace, Update};
 
 /// How often readers are looked at while every live job waits for its own.
 const POLL: Duration = Duration::from_millis(5);
+
+/// Logits, a hundred microseconds' work, from which on drawing is shared among threads.
+const LOGITS_SHARED_MIN: usize = 1 << 14;
+
+thread_local! {
+    /// What the thread draws with.
+    static TOOLS: RefCell<Tools> = RefCell::default();
+}
 
 /// A job that has a sequence.
 #[derive(Debug)]
@@ -87,7 +97,8 @@ struct Loading {
 pub(super) struct Core {
     engine: Engine,
     tokenizer: Arc<Tokenizer>,
-    tools: Tools,
+    /// Tokens that end an answer.
+    ends: Vec<u32>,
     shared: Arc<Shared>,
     events: events::Receiver<Event>,
     queue: VecDeque<Entry>,
@@ -125,7 +136,7 @@ impl Core {
         shared.counters.pages.set(capacity.pages.into());
         shared.counters.pages_free.set(capacity.pages.into());
         Core {
-            tools: Tools::new(engine.config().vocab, engine.config().eos.clone()),
+            ends: engine.config().eos.clone(),
             bounds: Rows { all: capacity.rows, beside: options.rows_beside },
             user: tokenizer.control(Control::User),
             engine,
@@ -442,7 +453,8 @@ impl Core {
         let sequences = runs.len() as u64;
         let logits = self.engine.step(&mut runs)?;
         let ran = begun.elapsed();
-        let (mut row, mut prompt_rows) = (0, 0);
+        let mut prompt_rows = 0;
+        let mut drawing = Vec::new();
         for (live, &rows) in self.live.iter_mut().zip(&self.rows).filter(|(_, rows)| **rows > 0) {
             let before = live.sequence.position() - rows;
             prompt_rows += rows.min(live.answer.usage().prompt.saturating_sub(before));
@@ -454,9 +466,9 @@ impl Core {
                 }
                 continue;
             }
-            settle(live, logits.row(row), &mut self.tools, &self.shared);
-            row += 1;
+            drawing.push((live, logits.row(drawing.len())));
         }
+        settle_all(drawing, &self.ends, &self.shared);
         let counters = &self.shared.counters;
         counters.sample_ns.add_time(begun.elapsed() - ran);
         let clock = if prompt_rows > 0 { &counters.prefill_ns } else { &counters.decode_ns };
@@ -492,10 +504,24 @@ impl Core {
     }
 }
 
+/// Draws the next token of every job from its logits, on all cores where that pays: an answer depends on no
+/// other.
+fn settle_all(drawing: Vec<(&mut Live, &[f32])>, ends: &[u32], shared: &Shared) {
+    let settle = |(live, logits): (&mut Live, &[f32])| {
+        TOOLS.with_borrow_mut(|tools| settle(live, logits, ends, tools, shared));
+    };
+    let logits: usize = drawing.iter().map(|(_, logits)| logits.len()).sum();
+    if drawing.len() > 1 && logits >= LOGITS_SHARED_MIN {
+        drawing.into_par_iter().for_each(settle);
+    } else {
+        drawing.into_iter().for_each(settle);
+    }
+}
+
 /// Draws a live job's next token from `logits`.
-fn settle(live: &mut Live, logits: &[f32], tools: &mut Tools, shared: &Shared) {
+fn settle(live: &mut Live, logits: &[f32], ends: &[u32], tools: &mut Tools, shared: &Shared) {
     let counters = &shared.counters;
-    let drawn = live.answer.draw(logits, live.sequence.position(), tools);
+    let drawn = live.answer.draw(logits, live.sequence.position(), ends, tools);
     counters.completion_tokens.add(1);
     if live.answer.usage().completion == 1 {
         counters.first_tokens.add(1);
