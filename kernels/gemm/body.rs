@@ -16,6 +16,9 @@ const fn long_row_bytes(decodes: bool) -> usize {
     if decodes { 8192 } else { 4096 }
 }
 
+/// Weight rows that the widest dot product takes at a time.
+const FIRST_ROWS: usize = 8;
+
 /// Most scale bytes in any decoder's step.
 const STEP_SCALES_MAX: usize = 2;
 
@@ -89,6 +92,20 @@ macro_rules! unrolled {
             $body
         })*
     };
+}
+
+/// Asks for the first rows of a run, which no rows before them ask for.
+///
+/// # Safety
+/// Processor features of `S`.
+#[inline(always)]
+pub(super) unsafe fn prefetch_first<S: Simd, D: Decode<S>>(run: &Run) {
+    if run.code_stride < long_row_bytes(!D::PAIRED) {
+        for at in (0..run.code_stride * run.rows.min(FIRST_ROWS)).step_by(LINE_BYTES) {
+            // SAFETY: features by the caller.
+            unsafe { S::prefetch(run.codes.wrapping_add(at)) };
+        }
+    }
 }
 
 /// Sums of weight rows `row..row + W` with `X` rows of `x` from row `first` on.

@@ -199,6 +199,7 @@ unsafe fn run_rows<S: Family, D: Decode<S>>(
     unsafe {
         let out = Sums { base: room.out.as_mut_ptr(), stride: TASK_COLS_MAX };
         if place.rows.count <= DOT_ROWS_MAX {
+            body::prefetch_first::<S, D>(&run);
             let x = permute::<S, D>(place, room, inside.start, D::LIFT);
             dots::<S, D>(&run, x, out);
         } else {
