@@ -91,6 +91,7 @@ unsafe impl Simd for Avx512 {
                 let fours = [rows[0], rows[1], rows[2], rows[3]];
                 store_four_sums(fours, target, stride);
             }
+            #[allow(clippy::needless_range_loop, reason = "an iterator would put sums into memory")]
             for i in ROWS / 4 * 4..ROWS {
                 let target = target.add(i * stride).cast::<[f32; 4]>();
                 target.write_unaligned(Self::sum4(rows[i]));

@@ -183,10 +183,10 @@ unsafe fn store_dots<S: Simd, const W: usize, const X: usize>(sums: &[[S::F; X];
         // SAFETY: features and room by the caller of `dot`.
         unsafe { S::store_sums::<X>(std::array::from_fn(row), out.base.add(first), out.stride) };
     }
-    for w in W - W % TILE_COLS..W {
-        for i in 0..X {
+    for (w, sums) in sums.iter().enumerate().skip(W - W % TILE_COLS) {
+        for (i, sum) in sums.iter().enumerate() {
             // SAFETY: as above.
-            unsafe { *out.base.add(i * out.stride + w) = S::sum(sums[w][i]) };
+            unsafe { *out.base.add(i * out.stride + w) = S::sum(*sum) };
         }
     }
 }
