@@ -37,6 +37,25 @@ fn greedy_takes_the_largest_and_of_equals_the_lower_id() {
 }
 
 #[test]
+fn the_largest_is_found_and_no_number_refused_wherever_it_stands() {
+    for count in 1..50 {
+        for place in 0..count {
+            let mut logits = vec![-1.0; count];
+            logits[place] = 2.0;
+            logits[place..].iter_mut().skip(1).step_by(3).for_each(|logit| *logit = 2.0);
+            let found = choose(&logits, &SamplingParams::greedy(), 1, 2);
+            assert_eq!(found as usize, place, "of {count}");
+            for bad in [f32::NAN, f32::INFINITY] {
+                logits[place] = bad;
+                let error = Sampler::new().choose(&logits, &SamplingParams::greedy(), 1, 2);
+                let error = error.unwrap_err().to_string();
+                assert!(error.contains(&format!("logit of id {place} is {bad}")), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
 fn frequencies_follow_the_distribution() {
     const DRAWS: u64 = 40_000;
     let logits = [0.0, 1.0, 2.0, f32::NEG_INFINITY, -1.0];

@@ -123,6 +123,12 @@ pub enum WeightPart {
 pub trait ByteOwner: Send + Sync {
     /// All bytes.
     fn bytes(&self) -> &[u8];
+
+    /// Those in `range` were copied and will hardly be read again: an owner that can read them anew may let
+    /// their memory go. They stay readable.
+    fn release(&self, range: Range<usize>) {
+        let _ = range;
+    }
 }
 
 impl ByteOwner for Vec<u8> {
@@ -158,6 +164,18 @@ impl SharedBytes {
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.owner.bytes()[self.range.clone()]
+    }
+
+    /// Tells their owner that they were copied: [`ByteOwner::release`].
+    pub fn release(&self) {
+        self.owner.release(self.range.clone());
+    }
+}
+
+impl Default for SharedBytes {
+    /// No bytes.
+    fn default() -> Self {
+        SharedBytes::from_vec(Vec::new())
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 /// The bytes of one file, mapped read-only. Pages are read from disk when first touched.
@@ -40,6 +40,19 @@ impl Mapping {
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(Self { map: Some(map) })
     }
+
+    /// Lets the memory of these bytes go. They stay readable: the next touch brings them from the file, or
+    /// from the system's cache of it.
+    pub fn release(&self, range: Range<usize>) {
+        let Some(map) = self.map.as_ref().filter(|map| range.end <= map.len()) else { return };
+        #[cfg(unix)]
+        {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the mapping is of a file and read-only: no byte differs after it. That the advice may
+            // not be taken costs memory only.
+            let _ = unsafe { map.unchecked_advise_range(advice, range.start, range.len()) };
+        }
+    }
 }
 
 impl Deref for Mapping {
@@ -65,6 +78,10 @@ mod tests {
         let path = std::env::temp_dir().join(format!("hadal-mmap-{}", std::process::id()));
         std::fs::write(&path, b"deep").expect("temporary folder is writable");
         assert_eq!(&*Mapping::open(&path).expect("file exists"), b"deep");
+        let mapping = Mapping::open(&path).expect("file exists");
+        mapping.release(1..4);
+        mapping.release(0..1 << 20);
+        assert_eq!(&*mapping, b"deep", "released bytes are readable");
         std::fs::write(&path, b"").expect("temporary folder is writable");
         assert!(Mapping::open(&path).expect("file exists").is_empty());
         std::fs::remove_file(&path).expect("we wrote it");

@@ -249,7 +249,11 @@ impl Bench {
         }
         let time = started.elapsed();
         let costs = self.engine.costs(streams, streams, depth + count / 2);
-        self.keep(format!("{streams} × a token at depth {depth}"), costs, count);
+        let title = match streams {
+            1 => format!("a token at depth {depth}"),
+            _ => format!("a token of {streams} sequences each at depth {depth}"),
+        };
+        self.keep(title, costs, count);
         Ok(Timing { what: "decode", depth, tokens: count, streams, time })
     }
 
@@ -429,7 +433,6 @@ impl Report {
             "load_s": self.load.as_secs_f64(),
             "peak_rss_mb": self.peak_rss,
             "bytes_per_token": self.size.bytes_per_token,
-            "streams": last("decode").map(|timing| timing.streams),
             "threads": self.threads,
             "isa": self.isa.name(),
         })

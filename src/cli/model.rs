@@ -262,7 +262,10 @@ fn settings(
     let threads = args.threads.map(|threads| ("threads".to_owned(), threads.to_string()));
     let isa = args.isa.clone().map(|isa| ("isa".to_owned(), isa));
     let weights = form.map(|form| ("weights".to_owned(), form.to_owned()));
-    let settings = threads.into_iter().chain(isa).chain(weights).collect();
+    let cpu = args.device.split(':').next() == Some("cpu");
+    let huge = std::env::var("HADAL_CPU_HUGE_PAGES").ok().filter(|_| cpu);
+    let huge = huge.map(|value| ("huge_pages".to_owned(), value));
+    let settings = threads.into_iter().chain(isa).chain(weights).chain(huge).collect();
     OpenOptions { settings, sink: sink.cloned() }
 }
 

@@ -12,6 +12,7 @@ use hal::{
 use kernels::common::isa::{Isa, Level};
 use kernels::common::pool::{Pool, THREADS_MAX};
 
+use crate::huge::HugePages;
 use crate::memory::{CpuBuffer, Ledger};
 use crate::plan::{CpuPlan, Machine};
 use crate::queue::{CpuQueue, Shared};
@@ -20,7 +21,8 @@ use crate::{machine, table, weight};
 /// The CPU as a kind of hardware: one device.
 ///
 /// Settings of [`Backend::open`]: `threads=N` (default: all the process may use), `isa=scalar`,
-/// `isa=avx2`, … (default: the strongest the processor has).
+/// `isa=avx2`, … (default: the strongest the processor has), `huge_pages=off` (default: on) leaves all weights
+/// where the loader mapped them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuBackend;
 
@@ -28,19 +30,27 @@ pub struct CpuBackend;
 struct Settings {
     isa: Isa,
     threads: usize,
+    /// Bytes of weights that may be copied into huge pages.
+    huge_bytes: u64,
 }
 
 impl Settings {
     fn parse(options: &OpenOptions) -> Result<Settings> {
         let threads = machine::threads().clamp(1, THREADS_MAX);
-        let mut settings = Settings { isa: Isa::best(), threads };
+        let mut settings =
+            Settings { isa: Isa::best(), threads, huge_bytes: machine::huge_bytes() };
         for (name, value) in &options.settings {
             match name.as_str() {
                 "threads" => settings.threads = parse_threads(value)?,
                 "isa" => settings.isa = parse_isa(value)?,
+                "huge_pages" if value == "on" => {}
+                "huge_pages" if value == "off" => settings.huge_bytes = 0,
+                "huge_pages" => {
+                    return Err(Error::invalid(format!("huge_pages={value}: on or off is wanted")));
+                }
                 _ => {
                     return Err(Error::invalid(format!(
-                        "the cpu has no setting {name}; it has threads and isa"
+                        "the cpu has no setting {name}; it has threads, isa and huge_pages"
                     )));
                 }
             }
@@ -65,7 +75,7 @@ fn parse_isa(value: &str) -> Result<Isa> {
 }
 
 fn info(settings: &Settings) -> DeviceInfo {
-    let Settings { isa, threads } = settings;
+    let Settings { isa, threads, .. } = settings;
     DeviceInfo {
         backend: "cpu",
         name: format!("{}, {isa}, {threads} threads", machine::processor()),
@@ -102,6 +112,7 @@ impl Backend for CpuBackend {
             isa: settings.isa,
             pool: Arc::new(Pool::new(settings.threads)),
             ledger,
+            huge: HugePages::new(settings.huge_bytes),
             sink: options.sink.clone(),
             begin: Instant::now(),
         };
@@ -149,7 +160,7 @@ impl Device for CpuDevice {
 
     fn load_weight(&self, source: &mut dyn WeightSource) -> Result<Weight> {
         self.shared.alive()?;
-        weight::load(source, &self.machine.ledger)
+        weight::load(source, &self.machine)
     }
 
     fn compile(&self, program: &Program, options: &CompileOptions) -> Result<Arc<dyn Plan>> {

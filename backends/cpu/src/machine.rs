@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use kernels::common::isa::Isa;
 
+use crate::huge;
+
 /// Name of the processor, as the system reports it.
 pub(crate) fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -33,6 +35,13 @@ pub(crate) fn memory_bytes() -> u64 {
     }
 }
 
+/// Bytes of weights that may be copied into huge pages: half of the memory, three quarters of what is free, and
+/// none where the system has no such pages.
+pub(crate) fn huge_bytes() -> u64 {
+    let free = meminfo("MemAvailable:").unwrap_or(0);
+    if huge::available() { (memory_bytes() / 2).min(free / 4 * 3) } else { 0 }
+}
+
 /// Findings for `hadal doctor`.
 pub(crate) fn findings() -> Vec<String> {
     let sets: Vec<&str> = Isa::all().map(Isa::name).collect();
@@ -41,6 +50,12 @@ pub(crate) fn findings() -> Vec<String> {
         format!("{}: instruction sets {}, uses {}", processor(), sets.join(" "), Isa::best()),
         format!("{} threads, {:.1} GiB of memory", threads(), gib(memory_bytes())),
     ];
+    lines.push(match huge_bytes() {
+        0 => "no huge pages (/sys/kernel/mm/transparent_hugepage/enabled): weights are read from mapped \
+              files, up to a fifth slower"
+            .into(),
+        bytes => format!("weights are copied into huge pages, up to {:.1} GiB of them", gib(bytes)),
+    });
     if let Some(limit) = control_group_limit() {
         lines.push(format!("memory is limited to {:.1} GiB by a control group", gib(limit)));
     }

@@ -38,7 +38,7 @@ impl Ledger {
         }
     }
 
-    fn take(&self, label: &str, bytes: u64) -> Result<()> {
+    pub(crate) fn take(&self, label: &str, bytes: u64) -> Result<()> {
         let add = |used: u64| {
             let sum = used.checked_add(bytes)?;
             (self.limit == 0 || sum <= self.limit).then_some(sum)
@@ -52,7 +52,7 @@ impl Ledger {
         }
     }
 
-    fn give(&self, bytes: u64) {
+    pub(crate) fn give(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

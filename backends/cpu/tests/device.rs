@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use hal::op::{Gather, GatherSource, Map, MapFn, Matmul, RowGroups};
 use hal::{
     Backend, Buffer, BufferDesc, Builder, ByteOwner, DType, Encoding, ErrorKind, HostSlot,
     MemoryKind, Mode, OpenOptions, Point, QueueKind, RowCodec, Shape, SharedBytes, Tensor,
-    WeightSpec, WeightSupport,
+    WeightPart, WeightSegment, WeightSource, WeightSpec, WeightSupport,
 };
 
 #[test]
@@ -24,6 +25,8 @@ fn settings_are_checked_by_name_and_value() {
         (vec![("threads", "many")], false),
         (vec![("isa", "sse9")], false),
         (vec![("speed", "high")], false),
+        (vec![("huge_pages", "off")], true),
+        (vec![("huge_pages", "some")], false),
     ] {
         let opened = open(&settings);
         assert_eq!(opened.is_ok(), good, "{settings:?}");
@@ -246,6 +249,75 @@ fn weights_are_kept_in_place_and_counted_when_copied() {
             bench.download(&out)
         };
         assert_eq!(product(lent), product(read), "{encoding}");
+    }
+}
+
+/// Bytes that count how many of them were let go.
+struct Watched(SharedBytes, Arc<AtomicUsize>);
+
+impl ByteOwner for Watched {
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+
+    fn release(&self, range: Range<usize>) {
+        self.1.fetch_add(range.len(), Ordering::Relaxed);
+    }
+}
+
+/// A weight that lends watched bytes and cannot be read in another way.
+struct WatchedWeight(RandomWeight, Arc<AtomicUsize>);
+
+impl WeightSource for WatchedWeight {
+    fn spec(&self) -> &WeightSpec {
+        self.0.spec()
+    }
+
+    fn read(&mut self, _: u32, _: WeightPart, _: &mut [u8]) -> hal::Result<()> {
+        panic!("it is lent")
+    }
+
+    fn lend(&self) -> Option<Vec<WeightSegment>> {
+        let watched = |bytes: &SharedBytes| {
+            let range = 0..bytes.bytes().len();
+            SharedBytes::new(Arc::new(Watched(bytes.clone(), Arc::clone(&self.1))), range)
+        };
+        let segment = |segment: &WeightSegment| WeightSegment {
+            codes: watched(&segment.codes),
+            scales: segment.scales.as_ref().map(watched),
+        };
+        Some(self.0.lend()?.iter().map(segment).collect())
+    }
+}
+
+#[test]
+fn large_weights_are_copied_into_huge_pages_and_their_file_is_let_go() {
+    // What the machine has decides, so what it says must be what happens.
+    let offered = CpuBackend.doctor().iter().any(|line| line.contains("copied into huge pages"));
+    for encoding in [Encoding::Plain(DType::Bf16), Encoding::Fp8Block { rows: 128, cols: 128 }] {
+        let spec = spec(3, 1024, 768, encoding);
+        let outcome = |setting: &str| {
+            let bench = Bench::new(&[("threads", "2"), ("huge_pages", setting)]);
+            let released = Arc::new(AtomicUsize::new(0));
+            let source = RandomWeight::new(spec.clone(), 3, true);
+            let mut source = WatchedWeight(source, Arc::clone(&released));
+            let before = bench.device.memory().used_bytes;
+            let weight = bench.device.load_weight(&mut source).unwrap();
+            let copied = bench.device.memory().used_bytes - before;
+            let x = bench.floats(&[3, 768], &random(3 * 768, 4));
+            let out = bench.tensor(&[3, 1024], DType::F32, RowCodec::Plain);
+            let mut builder = Builder::new();
+            let groups = RowGroups::Cyclic;
+            builder.push(Matmul { out: out.clone(), x, weight, groups }).unwrap();
+            bench.run(&bench.plan(builder, Mode::Replay).unwrap()).unwrap();
+            (bench.download(&out), copied, released.load(Ordering::Relaxed) as u64)
+        };
+        let (mapped, none, kept) = outcome("off");
+        assert_eq!((none, kept), (0, 0), "{encoding}");
+        let (huge, copied, released) = outcome("on");
+        assert_eq!(huge, mapped, "{encoding}");
+        assert_eq!(copied >= spec.size_bytes(), offered, "{encoding}: {copied} bytes copied");
+        assert_eq!(released, if offered { spec.size_bytes() } else { 0 }, "{encoding}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,6 +42,10 @@ struct MappedFile(Mapping);
 impl ByteOwner for MappedFile {
     fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    fn release(&self, range: Range<usize>) {
+        self.0.release(range);
     }
 }
 
