@@ -21,8 +21,8 @@ use crate::{machine, table, weight};
 /// The CPU as a kind of hardware: one device.
 ///
 /// Settings of [`Backend::open`]: `threads=N` (default: all the process may use), `isa=scalar`,
-/// `isa=avx2`, … (default: the strongest the processor has), `huge_pages=off` (default: on) leaves all weights
-/// where the loader mapped them.
+/// `isa=avx2`, … (default: the strongest the processor has), `huge_pages=on` (default: off) copies weights
+/// into huge pages as far as memory goes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuBackend;
 
@@ -37,13 +37,12 @@ struct Settings {
 impl Settings {
     fn parse(options: &OpenOptions) -> Result<Settings> {
         let threads = machine::threads().clamp(1, THREADS_MAX);
-        let mut settings =
-            Settings { isa: Isa::best(), threads, huge_bytes: machine::huge_bytes() };
+        let mut settings = Settings { isa: Isa::best(), threads, huge_bytes: 0 };
         for (name, value) in &options.settings {
             match name.as_str() {
                 "threads" => settings.threads = parse_threads(value)?,
                 "isa" => settings.isa = parse_isa(value)?,
-                "huge_pages" if value == "on" => {}
+                "huge_pages" if value == "on" => settings.huge_bytes = machine::huge_bytes(),
                 "huge_pages" if value == "off" => settings.huge_bytes = 0,
                 "huge_pages" => {
                     return Err(Error::invalid(format!("huge_pages={value}: on or off is wanted")));

@@ -3,7 +3,8 @@
 //! Every token reads most weights once, and a page of 4 KiB of a mapped file costs a walk through the
 //! page tables each time: with pages of 2 MiB a token takes a fifth less time on some machines (figures in
 //! docs/reports/2026-11-28-cpu-xeon.md). Files cannot be mapped in huge pages on an ordinary system, so
-//! weights are copied; who copied one lets the pages of the file go.
+//! weights are copied; who copied one lets the pages of the file go. Only where that is asked for: a system
+//! whose memory is in pieces first has to make room, which took seconds a gigabyte.
 //!
 //! Refuses nothing: a weight that gets no room here is used where the loader mapped it.
 

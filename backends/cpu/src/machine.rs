@@ -51,10 +51,12 @@ pub(crate) fn findings() -> Vec<String> {
         format!("{} threads, {:.1} GiB of memory", threads(), gib(memory_bytes())),
     ];
     lines.push(match huge_bytes() {
-        0 => "no huge pages (/sys/kernel/mm/transparent_hugepage/enabled): weights are read from mapped \
-              files, up to a fifth slower"
-            .into(),
-        bytes => format!("weights are copied into huge pages, up to {:.1} GiB of them", gib(bytes)),
+        0 => "no huge pages: /sys/kernel/mm/transparent_hugepage/enabled rules them out".into(),
+        bytes => format!(
+            "HADAL_CPU_HUGE_PAGES=on copies up to {:.1} GiB of weights into huge pages: loading takes longer, \
+             tokens come faster on some machines",
+            gib(bytes)
+        ),
     });
     if let Some(limit) = control_group_limit() {
         lines.push(format!("memory is limited to {:.1} GiB by a control group", gib(limit)));
