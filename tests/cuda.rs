@@ -7,7 +7,10 @@
 mod common;
 #[path = "../backends/cuda/tests/emulated/mod.rs"]
 mod emulated;
+#[path = "../backends/cuda/tests/paper/mod.rs"]
+mod paper;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -20,14 +23,22 @@ use common::{
 use emulated::Emulated;
 use engine::config::{ModelConfig, preset};
 use engine::load::Checkpoint;
-use engine::{Engine, ModelOptions, Numerics};
+use engine::{Engine, ModelOptions, Numerics, Run, Want};
 use hal::profile::Ring;
-use hal::{Backend, Device, OpenOptions, Profile};
+use hal::{Backend, Device, Mode, OpenOptions, Profile};
+use paper::Paper;
 
 fn device() -> Arc<dyn Device> {
     CudaBackend::on(Arc::new(Emulated::default()))
         .open(0, &OpenOptions::default())
         .expect("it is emulated")
+}
+
+/// With this setting of `join`.
+fn joining(device: Emulated, join: &str) -> Arc<dyn Device> {
+    let settings = vec![("join".to_owned(), join.to_owned())];
+    let options = OpenOptions { settings, ..OpenOptions::default() };
+    CudaBackend::on(Arc::new(device)).open(0, &options).expect("it is emulated")
 }
 
 /// Tokens of an answer that are compared.
@@ -52,6 +63,63 @@ fn tiny_models_agree_with_transformers() {
     let device = device();
     for reference in parity::REFERENCES {
         parity::logits_agree(Arc::clone(&device), reference, &[&[512]]);
+    }
+}
+
+/// Logits of a prompt in chunks and of single tokens behind it: every rung up to 8 rows, and past entries of all ratios.
+fn logits_in_steps(device: Arc<dyn Device>, name: &str, numerics: Numerics) -> Vec<f32> {
+    let options = ModelOptions { context: 256, rows_max: 64, ..options(numerics) };
+    let mut engine = open_on(device, name, &options);
+    let ids = random_ids(11, 150, engine.config().vocab);
+    let mut sequence = engine.open_sequence().expect("the first one");
+    let sizes = [64, 64, 1, 1, 1, 2, 1, 4, 1, 7, 1, 1, 1, 1];
+    feed(&mut engine, &mut sequence, &ids, &sizes)
+}
+
+#[test]
+fn joined_launches_give_the_bits_of_separate_ones() {
+    for (name, numerics) in [
+        ("flash-tiny-orig", Numerics::Served),
+        ("demo", Numerics::Served),
+        ("hca8-tiny", Numerics::Plain),
+    ] {
+        let vocab = common::checkpoint(name).config().vocab as usize;
+        let apart = logits_in_steps(joining(Emulated::default(), "off"), name, numerics);
+        for wide in [false, true] {
+            let device = joining(Emulated { wide, ..Emulated::default() }, "on");
+            let joined = logits_in_steps(device, name, numerics);
+            same_bits(&joined, &apart, vocab, &format!("{name} {numerics}, backwards {wide}"));
+        }
+    }
+}
+
+/// Launches of a step of so many rows and of its head, 128 K tokens being possible: Flash, but for its vocabulary.
+fn launches_of_flash(rows: usize, join: &str) -> BTreeMap<String, usize> {
+    let config = ModelConfig { vocab: 512, mtp_blocks: 0, ..preset("flash").expect("it is known") };
+    let checkpoint = Checkpoint::synthetic(config).expect("it is whole");
+    let options = ModelOptions {
+        context: 131_072,
+        rows_max: 64,
+        sequences: 1,
+        mode: Mode::Eager,
+        ..options(Numerics::Served)
+    };
+    let (paper, settings) = (Paper::default(), vec![("join".to_owned(), join.to_owned())]);
+    let open = OpenOptions { settings, ..OpenOptions::default() };
+    let device = CudaBackend::on(Arc::new(paper.clone())).open(0, &open).expect("it is there");
+    let mut engine = Engine::open(device, &checkpoint, &options, &mut |_, _| true).unwrap();
+    let mut sequence = engine.open_sequence().expect("the first one");
+    paper.take();
+    let run = Run { sequence: &mut sequence, tokens: &vec![1; rows], want: Want::Last };
+    engine.step(&mut [run]).expect("the step fits");
+    paper.take()
+}
+
+#[test]
+fn a_step_of_flash_has_as_few_launches_as_its_predictions_count() {
+    for (rows, join, want) in [(1, "off", 0), (1, "on", 0), (8, "on", 0), (64, "on", 0)] {
+        let counts = launches_of_flash(rows, join);
+        println!("{rows} rows, join={join}: {} {counts:?} {want}", counts.values().sum::<usize>());
     }
 }
 

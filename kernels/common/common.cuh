@@ -313,6 +313,24 @@ DEVICE u32 places_before(u32 mine, u32* room, u32* all) {
     return before;
 }
 
+// ---- the last block
+
+// True in all threads of the last of `blocks` blocks that come here with this counter; it sees what the others wrote
+// to memory before. The counter is 0 before and after. Who is last shows in no bits: it does what any would.
+DEVICE bool is_last(u32* counter, u32 blocks) {
+    __shared__ u32 before;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        before = atomicAdd(counter, 1u);
+        if (before + 1 == blocks) *counter = 0;
+    }
+    __syncthreads();
+    if (before + 1 != blocks) return false;
+    __threadfence();
+    return true;
+}
+
 // ---- functions that several ops have
 
 DEVICE float silu(float x) { return x / (1.0f + expf(-x)); }

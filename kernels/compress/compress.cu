@@ -3,8 +3,9 @@
 // One block a window: a thread pools every blockDim-th channel over the slots, then the block norms, turns,
 // rotates and rounds the entry, each part rounded to the activations' dtype as where they are ops of their
 // own. Channels are independent while pooling, so the bits do not depend on the number of threads. The
-// landing rows are kept in the tail by a launch of its own behind this one, which still reads the old tail.
-#include "../common/common.cuh"
+// landing rows are kept in the tail behind that, as it still reads the old tail: by the last block if they are few, or
+// by a launch of its own.
+#include "../common/rows.cuh"
 
 struct Compress {
     Rows entries, tail, landing, bias, pool, angle, entry_row;
@@ -15,6 +16,8 @@ struct Compress {
     u32 rotation_kind;  // F32 or BF16
     Round round;
     u32 pad;
+    u32* counter;      // of blocks, 0 before and after; null: the tail is not kept here
+    ScatterRows keep;
 };
 
 // A half row of the tail, or of the landing rows past its end: `width` numbers.
@@ -27,10 +30,9 @@ DEVICE const float* half_row(const Compress& p, u32 index) {
     return (const float*)at + half * width;
 }
 
-// Blocks: windows. 256 threads. Shared memory: one float per 128 channels, then two rows.
-KERNEL(compress_entries, Compress, 256) {
-    SHARED(shared);
-    const u32 window = blockIdx.x, windows = p.entry_row.rows;
+// One window. Shared memory: one float per 128 channels, then two rows.
+DEVICE void compress_entry(const Compress& p, u32 window, float* shared) {
+    const u32 windows = p.entry_row.rows;
     const u32 width = p.entries.width, slots = p.pool.width;
     const int target = load_int(p.entry_row, window, 0);
     if (target < 0) return;
@@ -38,7 +40,7 @@ KERNEL(compress_entries, Compress, 256) {
         fault();
         return;
     }
-    float* const sums = (float*)shared;
+    float* const sums = shared;
     float* const entry = sums + ceil_div(width, FOLD);
     float* const turned = entry + width;
     // 1 pool: softmax over the slots; a masked gate is -1e30, so that a window of them pools to 0
@@ -92,4 +94,11 @@ KERNEL(compress_entries, Compress, 256) {
     }
     // 5 round and write
     write_rounded(p.entries, (u32)target, width, p.round, [&](u32 channel) { return done[channel]; });
+}
+
+// Blocks: windows. 256 threads.
+KERNEL(compress_entries, Compress, 256) {
+    SHARED(shared);
+    compress_entry(p, blockIdx.x, (float*)shared);
+    if (p.counter && is_last(p.counter, gridDim.x)) scatter_all(p.keep);
 }

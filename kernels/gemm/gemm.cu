@@ -12,11 +12,35 @@
 // `simt` (everything else): in a block lane l of a warp owns columns 4l..4l+3, one fma chain of codes from zero
 // times the block's scale (an exact power of two); lanes are joined by the tree 16, 8, 4, 2, 1; blocks are
 // added in order. Here, too, who computes a block is free.
+//
+// The last block of some outputs may go on with what is done to them next, in place of a kernel behind this one: the
+// same functions on the same values, so the bits are the same. What lies between is written all the same.
 #include "../common/mma.cuh"
+#include "../common/rows.cuh"
 
 // Of `simt`: outputs of a warp, rows it takes at a time.
 static const u32 FEATURES = 4;
 static const u32 TILE = 8;
+
+// What is done next. Numbers as in `backends/cuda/src/record/then.rs`.
+enum Next : u32 { NOTHING = 0, FINISH = 1, ROPE = 2, CONVERT = 3, SWIGLU = 4, COMBINE = 5, ROUTE = 6, SCATTER = 7, ENTER = 8 };
+
+// Outputs are cut into parts of `unit`; after `span` outputs the parts begin again (gates, then ups: a part has both).
+// A part is done once in each tile of rows of each line of the grid, or with `whole` once for all `rows`.
+struct Then {
+    u32* counters;  // 0 before and after, one a part
+    u32 next, span, unit, whole, rows, pad;
+    union {
+        FinishRows finish;
+        Rope rope;
+        ConvertRows convert;
+        SwigluRows swiglu;
+        CombineRows combine;
+        RouteRows route;
+        ScatterRows scatter;
+        HcEnter enter;
+    };
+};
 
 struct Matmul {
     Rows out, x;
@@ -26,13 +50,20 @@ struct Matmul {
     const int* offsets;   // null: row i uses group i % groups
     const int* source;    // row i reads row source[i] of x, zeros where that is -1; null: row i
     const int* items;     // (group, first row inside it) of every tile, -1 behind the last; null: searched for
+    const int* picks;     // row i is of group picks[i], none where that is -1, and reads row i / per of x; null: not so
     u64 row_bytes;        // of codes
     u64 segment_scale_bytes;
     u32 groups, outputs, segment_rows, encoding;
     u32 block_rows, block_cols, row_scales;
     u32 aligned;  // 1: 16 bytes of weights load at once, 2: of x, 4: four weights
-    u32 rows, pad;
+    u32 rows, per;
+    Then then;
 };
+
+// The row of x that a row of the product reads; -1: none.
+DEVICE int source_of(const Matmul& p, u32 row) {
+    return p.picks ? (int)(row / p.per) : picked(p.source, row, p.x.rows);
+}
 
 // Four weights from column 4c on, without their scale. Past the width: zeros.
 DEVICE void weights(const Matmul& p, const u8* row, u32 column, float w[4]) {
@@ -83,7 +114,7 @@ DEVICE void weights(const Matmul& p, const u8* row, u32 column, float w[4]) {
 
 // Four activations of a row of the product from a column on; past the width zeros.
 DEVICE void activations(const Matmul& p, u32 row, u32 column, float x[4]) {
-    const int from = picked(p.source, row, p.x.rows);
+    const int from = source_of(p, row);
     for (u32 i = 0; i < 4; i++) {
         x[i] = from >= 0 && column + i < p.x.width ? load(p.x, (u32)from, column + i) : 0.0f;
     }
@@ -195,6 +226,12 @@ struct Work {
 
 // False if there is nothing for this block.
 DEVICE bool work_of(const Matmul& p, u32 tile, Work* work) {
+    if (p.picks) {
+        const int group = p.picks[blockIdx.y];
+        if (group >= (int)p.groups) fault();
+        *work = {(u32)group, 0, 1, {blockIdx.y, 1, 1}};
+        return group >= 0;
+    }
     if (p.items) {
         const int group = p.items[2 * blockIdx.y];
         if (group < 0) return false;
@@ -208,14 +245,56 @@ DEVICE bool work_of(const Matmul& p, u32 tile, Work* work) {
     return work->group < p.groups && range_of(p, work->group, &work->range);
 }
 
+// One row of what is done next: `width` outputs of a part.
+template <bool SITES>
+DEVICE void next_row(const Then& t, u32 row, u32 part, u32 width, float* shared) {
+    const u32 first = part * t.unit;
+    switch (t.next) {
+        // Each part is a row of its own there: a head.
+        case FINISH: finish_row(t.finish, row * ceil_div(t.span, t.unit) + part, shared); break;
+        case ROPE: rope_row(t.rope, row * ceil_div(t.span, t.unit) + part); break;
+        case CONVERT: convert_row(t.convert, row, first, width); break;
+        case SWIGLU: swiglu_row(t.swiglu, row, first, width, shared); break;
+        case COMBINE:
+            for (u32 i = threadIdx.x; i < width; i += blockDim.x) combine_element(t.combine, row, first + i);
+            break;
+        case ROUTE: route_row(t.route, row, shared); break;
+        default:
+            if constexpr (SITES) enter_row(t.enter, row, shared);
+            break;
+    }
+}
+
+// Goes on if this block is the last of its part. `x` counts blocks of `outputs` outputs, `tile` rows at most are this
+// block's, none where it had no `work`. All threads of every block come here.
+template <bool SITES>
+DEVICE void go_on(const Matmul& p, u32 x, u32 outputs, u32 tile, const Work* work, u8* shared) {
+    const Then& t = p.then;
+    if (t.next == NOTHING) return;
+    const u32 part = x * outputs % t.span / t.unit, width = least(t.unit, t.span - part * t.unit);
+    const u32 line = t.whole ? 0 : blockIdx.z * gridDim.y + blockIdx.y;
+    const u32 lines = t.whole ? gridDim.y * gridDim.z : 1;
+    const u32 blocks = ceil_div(width, outputs) * (p.outputs / t.span) * lines;
+    if (!is_last(t.counters + line * ceil_div(t.span, t.unit) + part, blocks)) return;
+    if (t.next == SCATTER) {
+        scatter_all(t.scatter);
+        return;
+    }
+    const u32 tiled = work ? least(tile, work->range.count - least(work->first, work->range.count)) : 0;
+    const u32 rows = t.whole ? t.rows : tiled;
+    for (u32 i = 0; i < rows; i++) {
+        const u32 row = t.whole ? i : work->range.begin + (work->first + i) * work->range.step;
+        next_row<SITES>(t, row, part, width, (float*)shared);
+        __syncthreads();
+    }
+}
+
 // Class `simt`. Blocks: (outputs / 4, groups that may have rows, tiles of 8 rows), 128 threads. The warps take
 // turns at blocks of columns; what they have is added in order. Bound by memory up to 8 rows, by instructions
 // beyond. So few outputs a block because the widest weight of this class has 24 of them.
-KERNEL(matmul, Matmul, 128) {
+DEVICE void simt(const Matmul& p, const Work& work) {
     __shared__ float parts[2 * 4 * WARP];
     const u32 output = blockIdx.x * FEATURES;
-    Work work;
-    if (!work_of(p, TILE, &work)) return;
     const Range range = work.range;
     const u8* codes[FEATURES];
     const u8* scales[FEATURES];
@@ -247,6 +326,14 @@ KERNEL(matmul, Matmul, 128) {
     }
 }
 
+KERNEL(matmul, Matmul, 128) {
+    SHARED(shared);
+    Work work = {};
+    const bool any = work_of(p, TILE, &work);
+    if (any) simt(p, work);
+    go_on<true>(p, blockIdx.x, FEATURES, TILE, any ? &work : nullptr, shared);
+}
+
 // ---- class `mma`
 
 // Of this lane's columns of a block; scale blocks are multiples of 32 columns. 127 is 1.
@@ -258,7 +345,7 @@ DEVICE u32 scale_byte(const Matmul& p, const WeightRow& row, u32 block) {
 // Where a row of the product is read from: null where it is zeros.
 DEVICE const u8* x_row(const Matmul& p, Range range, u32 row) {
     if (row >= range.count) return nullptr;
-    const int from = picked(p.source, range.begin + row * range.step, p.x.rows);
+    const int from = source_of(p, range.begin + row * range.step);
     return from < 0 ? nullptr : row_of(p.x, (u32)from);
 }
 
@@ -324,20 +411,41 @@ DEVICE void few(const Matmul& p, u32 group, u32 output, Range range, u32 first, 
     __syncthreads();
 }
 
-// Few rows of a group. Blocks: (outputs / 16, groups that may have rows, tiles of 8 rows), 128 threads. Reads
-// each weight byte once per 8 rows: bound by memory.
-KERNEL(matmul_few, Matmul, 128) {
+// The x-th block of outputs.
+DEVICE void few_outputs(const Matmul& p, u32 x, u8* shared) {
     __shared__ float parts[2 * 4 * M * N];
-    const u32 output = blockIdx.x * M;
-    Work work;
-    if (!work_of(p, N, &work)) return;
-    for (u32 first = work.first; first < work.range.count; first += work.step) {
+    const u32 output = x * M;
+    Work work = {};
+    const bool any = work_of(p, N, &work);
+    for (u32 first = work.first; any && first < work.range.count; first += work.step) {
         switch (p.encoding) {
             case W_BF16: few<W_BF16>(p, work.group, output, work.range, first, parts); break;
             case W_FP8: few<W_FP8>(p, work.group, output, work.range, first, parts); break;
             default: few<W_FP4>(p, work.group, output, work.range, first, parts); break;
         }
     }
+    go_on<false>(p, x, M, N, any ? &work : nullptr, shared);
+}
+
+// Few rows of a group. Blocks: (outputs / 16, groups that may have rows, tiles of 8 rows), 128 threads. Reads
+// each weight byte once per 8 rows: bound by memory.
+KERNEL(matmul_few, Matmul, 128) {
+    SHARED(shared);
+    few_outputs(p, blockIdx.x, shared);
+}
+
+// Products that do not depend on each other: product i has the blocks up to ends[i]. As in
+// `backends/cuda/src/record/gemm.rs`.
+struct Several {
+    u32 ends[8];
+    Matmul parts[5];
+};
+
+KERNEL(matmul_several, Several, 128) {
+    SHARED(shared);
+    u32 part = 0;
+    while (blockIdx.x >= p.ends[part]) part++;
+    few_outputs(p.parts[part], blockIdx.x - (part ? p.ends[part - 1] : 0), shared);
 }
 
 // Rows that matmul_many takes at a time, in tiles of N.
@@ -390,7 +498,7 @@ DEVICE void many(const Matmul& p, u32 group, u32 output, Range range, u32 first)
 // has 16 outputs. Bound by reading x through L1 and by decoding, at about half of the matrix rate.
 KERNEL(matmul_many, Matmul, 128) {
     const u32 output = (blockIdx.x * warps() + warp()) * M;
-    Work work;
+    Work work = {};
     if (output >= p.outputs || !work_of(p, TILES * N, &work)) return;
     for (u32 first = work.first; first < work.range.count; first += work.step) {
         switch (p.encoding) {
@@ -469,7 +577,7 @@ DEVICE void wide(const Matmul& p, u32 group, u32 output, Range range, u32 first,
 KERNEL(matmul_wide, Matmul, 128) {
     SHARED(tile);
     const u32 output = blockIdx.x * 4 * M;
-    Work work;
+    Work work = {};
     if (!work_of(p, WIDE_ROWS, &work)) return;
     for (u32 first = work.first; first < work.range.count; first += work.step) {
         switch (p.encoding) {

@@ -244,6 +244,7 @@ struct TopK {
     Rows reach, pages;   // pages: picks become rows of a paged cache; no rows: they stay columns
     int* candidates;     // [rows, pieces * k]; null: there are no pieces
     u32 counted, by_value, per, pieces;
+    u32* counters;       // of the pieces of each row, 0 before and after; null: another launch picks among them
 };
 
 // A number whose unsigned order is that of the values: -0 is 0, NaN is below everything.
@@ -307,22 +308,19 @@ DEVICE u32 live_width(const TopK& p, u32 row) {
     return count < 0 ? 0 : least((u32)count, p.x.width);
 }
 
-// The k largest of each piece of a row, which has at least k columns unless it is the last: what is picked of
-// them all is what is picked of the row. Blocks: (rows, pieces).
-KERNEL(top_k_pieces, TopK, 256) {
-    const u32 row = blockIdx.x, k = p.out.width, first = blockIdx.y * PIECE;
-    const u32 width = live_width(p, row);
+// The k largest of a piece of a row, which has at least k columns unless it is the last.
+DEVICE void pick_piece(const TopK& p, u32 row, u32 piece) {
+    const u32 k = p.out.width, first = piece * PIECE, width = live_width(p, row);
     if (first >= width) return;
-    int* const out = p.candidates + ((u64)row * p.pieces + blockIdx.y) * k;
+    int* const out = p.candidates + ((u64)row * p.pieces + piece) * k;
     pick(least(PIECE, width - first), k, [&](u32 i) { return ordered(load(p.x, row, first + i)); },
          [&](u32 place, u32 i) { out[place] = (int)(first + i); });
 }
 
-// One block a row, which picks among all columns or among the candidates; they come out as a set, in ascending
-// order. By value: each pick counts those ahead of it. Shared memory: k ints where picks are ordered by value.
-KERNEL(top_k, TopK, 256) {
-    SHARED(shared);
-    const u32 row = blockIdx.x, k = p.out.width;
+// Of all columns or of the candidates; they come out as a set, in ascending order. By value: each pick counts those
+// ahead of it. Shared memory: k ints where picks are ordered by value.
+DEVICE void pick_row(const TopK& p, u32 row, u8* shared) {
+    const u32 k = p.out.width;
     u32 width = live_width(p, row);
     const int* const from = p.candidates ? p.candidates + (u64)row * p.pieces * k : nullptr;
     // Candidates lie without gaps: only the last piece may have fewer than k.
@@ -355,4 +353,18 @@ KERNEL(top_k, TopK, 256) {
         }
         store_int(p.out, row, ahead, picks[i]);
     }
+}
+
+// One block a row.
+KERNEL(top_k, TopK, 256) {
+    SHARED(shared);
+    pick_row(p, blockIdx.x, shared);
+}
+
+// What is picked of all pieces is what is picked of the row: by the last of them, or by `top_k` behind this. Blocks:
+// (rows, pieces).
+KERNEL(top_k_pieces, TopK, 256) {
+    SHARED(shared);
+    pick_piece(p, blockIdx.x, blockIdx.y);
+    if (p.counters && is_last(p.counters + blockIdx.x, gridDim.y)) pick_row(p, blockIdx.x, shared);
 }

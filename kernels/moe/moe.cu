@@ -1,6 +1,6 @@
 // bucket, the router's end and what is around the products of experts, for CUDA. Definitions: oracle.rs and the
 // lowerings.
-#include "../common/common.cuh"
+#include "../common/rows.cuh"
 
 struct Bucket {
     int* offsets;
@@ -84,118 +84,20 @@ KERNEL(bucket, Bucket, 256) {
     });
 }
 
-struct SwigluRows {
-    Rows out, both;        // both: gate columns, then up columns
-    const float* shares;   // null: no factor
-    const int* order;      // place of a row's share
-    const int* end;        // rows from *end on are nobody's; null: all are
-    float clamp;
-    u32 dtype;             // a Kind: what the activation rounds to before its round trip
-    Round round;
-};
-
-// out = share * silu(min(gate, clamp)) * clamp(up), rounded, then a round trip. One block a row; shared memory:
-// the row.
+// One block a row; shared memory: the row.
 KERNEL(swiglu_rows, SwigluRows, 256) {
     SHARED(shared);
-    float* const values = (float*)shared;
-    const u32 row = blockIdx.x, width = p.out.width;
-    if (p.end && (int)row >= *p.end) return;
-    for (u32 column = threadIdx.x; column < width; column += blockDim.x) {
-        const float gate = load(p.both, row, column), up = load(p.both, row, width + column);
-        // Comparisons that keep NaN.
-        const float g = gate > p.clamp ? p.clamp : gate;
-        const float u = up > p.clamp ? p.clamp : up < -p.clamp ? -p.clamp : up;
-        const float value = p.shares ? p.shares[p.order[row]] * silu(g) * u : silu(g) * u;
-        values[column] = narrow(value, p.dtype);
-    }
-    __syncthreads();
-    write_rounded(p.out, row, width, p.round, [&](u32 column) { return values[column]; });
+    swiglu_row(p, blockIdx.x, 0, p.out.width, (float*)shared);
 }
 
-struct CombineRows {
-    Rows out, y;
-    const int* inverse;
-    u32 per, pad;
-};
-
-// out[r] = sum over the row's `per` picks, in order, of their rows of y; absent ones are zeros. Blocks: (rows, 256
-// columns).
+// Blocks: (rows, 256 columns).
 KERNEL(combine_rows, CombineRows, 256) {
-    const u32 row = blockIdx.x, column = blockIdx.y * blockDim.x + threadIdx.x;
-    if (column >= p.out.width) return;
-    float sum = 0.0f;
-    for (u32 i = 0; i < p.per; i++) {
-        const int from = p.inverse[row * p.per + i];
-        sum += from < 0 ? 0.0f : load(p.y, (u32)from, column);
-    }
-    store(p.out, row, column, sum);
+    const u32 column = blockIdx.y * blockDim.x + threadIdx.x;
+    if (column < p.out.width) combine_element(p, blockIdx.x, column);
 }
 
-struct RouteRows {
-    Rows ids, shares, raw;
-    Rows bias, count;   // by score
-    Rows table, token;  // by a table; no rows of `table` where scores decide
-    float scale;
-    u32 pad;
-};
-
-// From raw router scores to experts and shares. One block a row; shared memory: two floats an expert, then
-// the picks. An expert is picked if fewer than k are ahead of it (larger, or equal with a lower number; NaN is
-// behind everything); its place is the number of picks before it, so picks ascend.
+// One block a row; shared memory: two floats an expert, then the picks.
 KERNEL(route_rows, RouteRows, 256) {
     SHARED(shared);
-    const u32 row = blockIdx.x, experts = p.raw.width, k = p.ids.width;
-    float* const scores = (float*)shared;
-    float* const keys = scores + experts;
-    int* const picks = (int*)(keys + experts);
-    // 1 scores
-    for (u32 e = threadIdx.x; e < experts; e += blockDim.x) {
-        scores[e] = sqrt_softplus(load(p.raw, row, e));
-        if (p.table.rows == 0) keys[e] = scores[e] + ((const float*)p.bias.at)[e];
-    }
-    for (u32 i = threadIdx.x; i < k; i += blockDim.x) picks[i] = -1;
-    __syncthreads();
-    // 2 picks
-    if (p.table.rows > 0) {
-        const int token = load_int(p.token, row, 0);
-        if (token >= (int)p.table.rows) fault();
-        for (u32 i = threadIdx.x; i < k; i += blockDim.x) {
-            picks[i] = token < 0 ? -1 : load_int(p.table, (u32)token, i);
-        }
-    } else {
-        const int count = load_int(p.count, row, 0);
-        if (count > (int)experts) fault();
-        const u32 live = count < 0 ? 0 : (u32)count;
-        const auto ahead = [&](u32 a, u32 b) {
-            const float x = keys[a], y = keys[b];
-            if (y != y) return x == x || a < b;
-            return x > y || (x == y && a < b);
-        };
-        for (u32 e = threadIdx.x; e < live; e += blockDim.x) {
-            u32 better = 0;
-            for (u32 other = 0; other < live; other++) better += other != e && ahead(other, e);
-            // From here on the key only says whether the expert is picked; others still compare keys.
-            scores[e] = better < k ? scores[e] : -1.0f;
-        }
-        __syncthreads();
-        for (u32 e = threadIdx.x; e < live; e += blockDim.x) {
-            if (!(scores[e] != scores[e] || scores[e] >= 0.0f)) continue;
-            u32 place = 0;
-            for (u32 other = 0; other < e; other++) place += !(scores[other] < 0.0f);
-            picks[place] = (int)e;
-        }
-    }
-    __syncthreads();
-    // 3 shares
-    float total = 0.0f;
-    for (u32 i = 0; i < k; i++) {
-        if (picks[i] >= (int)experts) fault();
-        total += picks[i] < 0 ? 0.0f : scores[picks[i]];
-    }
-    for (u32 i = threadIdx.x; i < k; i += blockDim.x) {
-        const float score = picks[i] < 0 ? 0.0f : scores[picks[i]];
-        store_int(p.ids, row, i, picks[i]);
-        store(p.shares, row, i, score / (total + 1e-20f) * p.scale);
-    }
+    route_row(p, blockIdx.x, (float*)shared);
 }

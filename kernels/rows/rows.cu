@@ -2,16 +2,7 @@
 //
 // Memory-bound kernels, one thread an element or one warp a block of columns. Rows that an index of -1
 // names are zeros (-1 in integers) when read and dropped when written. An index outside its table faults.
-#include "../common/common.cuh"
-
-// Splits a flat index over [rows, columns]; false past the end.
-DEVICE bool element(u32 rows, u32 columns, u32* row, u32* column) {
-    const u64 place = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (place >= (u64)rows * columns) return false;
-    *row = (u32)(place / columns);
-    *column = (u32)(place % columns);
-    return true;
-}
+#include "../common/rows.cuh"
 
 // The row of `source`, or of `more` past its end.
 DEVICE const u8* chosen(const Rows& source, const Rows& more, u32 row) {
@@ -106,29 +97,8 @@ KERNEL(gather_elements, GatherElements, 256) {
     }
 }
 
-struct ScatterRows {
-    Rows target, source, index;
-    u32 unit_bytes, units;
-};
-
-// target[index[i]] = source[i], as bytes. One thread a unit of 4, 2 or 1 bytes.
-KERNEL(scatter_rows, ScatterRows, 256) {
-    u32 row, unit;
-    if (!element(p.source.rows, p.units, &row, &unit)) return;
-    const int index = load_int(p.index, row, 0);
-    if (index < 0) return;
-    if ((u32)index >= p.target.rows) {
-        fault();
-        return;
-    }
-    u8* const out = row_of(p.target, (u32)index) + (u64)unit * p.unit_bytes;
-    const u8* const in = row_of(p.source, row) + (u64)unit * p.unit_bytes;
-    switch (p.unit_bytes) {
-        case 4: *(u32*)out = *(const u32*)in; break;
-        case 2: *(u16*)out = *(const u16*)in; break;
-        default: *out = *in; break;
-    }
-}
+// One thread a unit.
+KERNEL(scatter_rows, ScatterRows, 256) { scatter_unit(p, (u64)blockIdx.x * blockDim.x + threadIdx.x); }
 
 struct ScatterCoded {
     Rows target, source, index;
@@ -283,16 +253,8 @@ KERNEL(mean_square, MeanSquare, 256) {
     if (threadIdx.x == 0) store(p.out, row, 0, sum / (float)p.x.width);
 }
 
-struct ConvertRows {
-    Rows out, x;
-    Round round;
-};
-
 // Cast, and the round trip through a block format. One block a row, one warp a block of columns.
-KERNEL(convert_rows, ConvertRows, 128) {
-    const u32 row = blockIdx.x;
-    write_rounded(p.out, row, p.x.width, p.round, [&](u32 column) { return load(p.x, row, column); });
-}
+KERNEL(convert_rows, ConvertRows, 128) { convert_row(p, blockIdx.x, 0, p.x.width); }
 
 struct QuantiseRows {
     Rows out, scales, x;
@@ -358,64 +320,13 @@ KERNEL(rms_norm_rows, RmsNorm, 256) {
     }
 }
 
-struct Rope {
-    Rows out, x, angle;
-    u32 heads, inverse;
-};
+// One block a row.
+KERNEL(rope_rows, Rope, 128) { rope_row(p, blockIdx.x); }
 
-// Rotates the last R columns in interleaved pairs, copies the others. One block a row; a coded target is
-// encoded from the rotated values.
-KERNEL(rope_rows, Rope, 128) {
-    const u32 row = blockIdx.x, turned = p.angle.width, kept = p.x.width - turned;
-    const float* const angle = (const float*)row_of(p.angle, row / p.heads);
-    encode_row(p.out, row, [&](u32 column) {
-        const float x = load(p.x, row, column);
-        if (column < kept) return x;
-        const u32 pair = (column - kept) / 2;
-        const bool first = (column - kept) % 2 == 0;
-        const float other = load(p.x, row, first ? column + 1 : column - 1);
-        const float cosine = angle[pair];
-        const float sine = p.inverse ? -angle[turned / 2 + pair] : angle[turned / 2 + pair];
-        return first ? x * cosine - other * sine : other * sine + x * cosine;
-    });
-}
-
-struct FinishRows {
-    Rows out, x, angle;  // angle: no rows where nothing turns
-    const float* gain;   // null: none
-    float epsilon;
-    u32 heads;
-    u32 dtype;  // a Kind: what each part rounds to
-    Round round;
-    u32 pad;
-};
-
-// norm_quant and qk_finish: rms_norm, then rope of the last R columns, then a round trip, each part rounded to
-// the dtype as where they are ops of their own. One block a row; shared memory: one float per 128 columns,
-// then the row.
+// One block a row; shared memory: one float per 128 columns, then the row.
 KERNEL(finish_rows, FinishRows, 256) {
     SHARED(shared);
-    const u32 row = blockIdx.x, width = p.x.width;
-    float* const sums = (float*)shared;
-    float* const values = sums + ceil_div(width, FOLD);
-    // 1 norm
-    const float sum = row_sum(width, sums, [&](u32 column, float sum) {
-        const float x = load(p.x, row, column);
-        return fmaf(x, x, sum);
-    });
-    const float scale = 1.0f / sqrtf(sum / (float)width + p.epsilon);
-    for (u32 column = threadIdx.x; column < width; column += blockDim.x) {
-        const float value = load(p.x, row, column) * scale;
-        values[column] = narrow(p.gain ? value * p.gain[column] : value, p.dtype);
-    }
-    __syncthreads();
-    // 2 rope
-    if (p.angle.rows > 0) {
-        turn(values, width, (const float*)row_of(p.angle, row / p.heads), p.angle.width, p.dtype);
-        __syncthreads();
-    }
-    // 3 round and write
-    write_rounded(p.out, row, width, p.round, [&](u32 column) { return values[column]; });
+    finish_row(p, blockIdx.x, (float*)shared);
 }
 
 struct MakeNoise {

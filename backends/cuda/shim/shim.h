@@ -59,7 +59,8 @@ static unsigned char parity[THREADS_MAX];
 static unsigned long long switches_since_progress;
 alignas(16) static unsigned char shared[SHARED_BYTES_MAX];
 static shim_dim grid, block_index;
-// Threads begin with the last one: what a missing barrier spoils depends on who runs first.
+// Threads and blocks begin with the last one: what a missing barrier spoils depends on who runs first, and another
+// block is the last to be done.
 static bool backwards;
 static void (*body)(const void*);
 static const void* arguments;
@@ -161,21 +162,22 @@ static int launch(const unsigned* dims, unsigned count, void (*kernel)(const voi
     if (count == 0 || count > THREADS_MAX || count % 32) return DIVERGED;
     grid = {dims[0], dims[1], dims[2]};
     threads = count, body = kernel, arguments = args, status = DONE;
-    for (unsigned z = 0; z < grid.z; z++)
-        for (unsigned y = 0; y < grid.y; y++)
-            for (unsigned x = 0; x < grid.x; x++) {
-                block_index = {x, y, z};
-                block_gate = {};
-                memset(warp_gates, 0, sizeof warp_gates);
-                switches_since_progress = 0, live = threads, current = backwards ? threads - 1 : 0;
-                prepare();
+    const unsigned long long blocks = (unsigned long long)grid.x * grid.y * grid.z;
+    for (unsigned long long i = 0; i < blocks; i++) {
+        const unsigned long long block = backwards ? blocks - 1 - i : i;
+        const unsigned long long above = block / grid.x;
+        block_index = {(unsigned)(block % grid.x), (unsigned)(above % grid.y), (unsigned)(above / grid.y)};
+        block_gate = {};
+        memset(warp_gates, 0, sizeof warp_gates);
+        switches_since_progress = 0, live = threads, current = backwards ? threads - 1 : 0;
+        prepare();
 #if defined(__x86_64__)
-                shim_switch(&main_saved, fibers[current].saved);
+        shim_switch(&main_saved, fibers[current].saved);
 #else
-                swapcontext(&main_context, &fibers[current].context);
+        swapcontext(&main_context, &fibers[current].context);
 #endif
-                if (status != DONE) return status;
-            }
+        if (status != DONE) return status;
+    }
     return status;
 }
 
@@ -319,6 +321,8 @@ static inline unsigned atomicAdd(unsigned* at, unsigned value) {
     *at += value;
     return before;
 }
+// Blocks run one after the other: what one wrote the next one sees.
+static inline void __threadfence() {}
 static inline void fault() {
     shim::status = shim::FAULT;
     shim::leave();

@@ -26,25 +26,47 @@ use crate::{probe, table, weight};
 ///
 /// Settings of [`Backend::open`]: `cache=FOLDER` where compiled kernels are kept (`cache=off`: nowhere) and those
 /// of [`compile_ahead`](crate::compile_ahead) are found, `nvrtc=FILE` the compiler's library, `overlap=on` lets a
-/// kernel get ready while the one before it runs, `wgmma=on` Hopper's products of a warp group, where they give the
+/// kernel get ready while the one before it runs, `join=off` leaves every small launch its own, `wgmma=on` Hopper's products of a warp group, where they give the
 /// bits of the others.
 #[derive(Clone, Debug)]
 pub struct CudaBackend {
     platform: Arc<dyn Platform>,
+    joins: bool,
 }
 
 impl Default for CudaBackend {
     /// On NVIDIA's driver.
     fn default() -> Self {
-        CudaBackend { platform: Arc::new(Native::default()) }
+        CudaBackend::on(Arc::new(Native::default()))
     }
 }
 
 impl CudaBackend {
     /// On another driver: how the layers above it are tested.
     pub fn on(platform: Arc<dyn Platform>) -> Self {
-        CudaBackend { platform }
+        CudaBackend { platform, joins: true }
     }
+
+    /// Whether small launches are joined to the products before them, unless a setting says otherwise: they are. The
+    /// bits are the same.
+    pub fn joining(self, joins: bool) -> Self {
+        CudaBackend { joins, ..self }
+    }
+}
+
+/// Settings of the backend itself, and those of its platform.
+fn own_settings(
+    usual: bool,
+    settings: &[(String, String)],
+) -> Result<(bool, Vec<(String, String)>)> {
+    let (own, others): (Vec<_>, Vec<_>) =
+        settings.iter().cloned().partition(|(name, _)| name == "join");
+    let joins = own.iter().try_fold(usual, |_, (_, value)| match value.as_str() {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(Error::invalid(format!("cuda has no setting join={value}; it is on or off"))),
+    })?;
+    Ok((joins, others))
 }
 
 fn info(facts: &Facts) -> DeviceInfo {
@@ -77,7 +99,8 @@ impl Backend for CudaBackend {
                 format!("no device cuda:{ordinal}: {why}"),
             ));
         }
-        let driver = self.platform.open(ordinal, &options.settings)?;
+        let (joins, settings) = own_settings(self.joins, &options.settings)?;
+        let driver = self.platform.open(ordinal, &settings)?;
         let facts = driver.facts().clone();
         let wide = facts.wide;
         let machine = Machine {
@@ -89,6 +112,7 @@ impl Backend for CudaBackend {
             workspace: Mutex::default(),
             lines: Mutex::default(),
             wide: AtomicBool::new(false),
+            joins,
             lost: OnceLock::new(),
             sink: options.sink.clone(),
             begin: Instant::now(),
@@ -131,6 +155,8 @@ pub(crate) struct Machine {
     pub(crate) lines: Mutex<Vec<Arc<Line>>>,
     /// Many rows go through products of a warp group.
     wide: AtomicBool,
+    /// Small launches are joined to the products before them.
+    pub(crate) joins: bool,
     lost: OnceLock<String>,
     pub(crate) sink: Option<Arc<dyn Sink>>,
     /// Zero of the device's clock.

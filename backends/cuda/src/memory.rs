@@ -166,7 +166,7 @@ impl CudaBuffer {
             .int(noise.or)
             .int(0);
         let home = lock(&machine.home);
-        let scope = Scope { machine, workspace: 0 };
+        let scope = Scope { machine, workspace: 0, joins: false, counters: 0, rounded: None };
         for launch in scope.elements("make_noise", bytes.div_ceil(4), args) {
             // SAFETY: inside the buffer, which its owner keeps until `settle`.
             let queued = unsafe { machine.driver.launch(*home, &launch) };

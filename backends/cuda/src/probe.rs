@@ -82,7 +82,8 @@ pub(crate) fn widen(machine: &Arc<Machine>) -> Result<()> {
 fn product(machine: &Arc<Machine>, weight: &Weight) -> Result<Vec<u8>> {
     let size = u64::from(ROWS) * u64::from(2 * WIDTH + 4 * OUTPUTS) + 1024;
     let buffer = CudaBuffer::zeroed("probe", size, machine)?;
-    let scope = Scope { machine, workspace: buffer.address() };
+    let scope =
+        Scope { machine, workspace: buffer.address(), joins: false, counters: 0, rounded: None };
     let mut bytes = 0;
     let x = Place::scratch_of(BF16, &scope, &mut bytes, ROWS, WIDTH);
     let out_offset = bytes;

@@ -15,9 +15,10 @@ pub struct Unit {
 }
 
 /// What units include: names and texts.
-pub const HEADERS: [(&str, &str); 2] = [
+pub const HEADERS: [(&str, &str); 3] = [
     ("../common/common.cuh", include_str!("../../../kernels/common/common.cuh")),
     ("../common/mma.cuh", include_str!("../../../kernels/common/mma.cuh")),
+    ("../common/rows.cuh", include_str!("../../../kernels/common/rows.cuh")),
 ];
 
 /// All units.
@@ -46,7 +47,7 @@ pub static UNITS: [Unit; 7] = [
     Unit {
         name: "gemm",
         text: include_str!("../../../kernels/gemm/gemm.cu"),
-        kernels: &["matmul", "matmul_few", "matmul_many", "matmul_wide"],
+        kernels: &["matmul", "matmul_few", "matmul_several", "matmul_many", "matmul_wide"],
     },
     Unit {
         name: "index",

@@ -79,10 +79,6 @@ impl CudaWeight {
             row_scales: spec.cols.div_ceil(block_cols),
         }
     }
-
-    pub(crate) fn spec(&self) -> &WeightSpec {
-        &self.spec
-    }
 }
 
 /// What the device does with a weight of this spec.

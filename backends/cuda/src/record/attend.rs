@@ -2,12 +2,13 @@
 //! for many rows, one that spreads the spans of few rows over the GPU. The forms of a class do the same operations in
 //! the same order, so which one runs does not show in the bits.
 
-use hal::op::{Attend, AttendProject, Far, Listed, RowGroups, Visible};
-use hal::{Op, Tensor};
+use hal::op::{Attend, AttendProject, Far, Listed, Scatter, Visible};
+use hal::{Op, RowCodec, Tensor};
 
+use super::gemm::Groups;
 use super::{
     Args, BF16, FP8_ROWS, GRID_MAX, Layout, Place, SHARED_MAX, Scope, convert, gemm, is_block,
-    is_real, is_row, is_vector,
+    is_real, is_row, is_vector, join, then,
 };
 use crate::driver::{Address, Launch};
 use crate::memory::address_of;
@@ -286,6 +287,24 @@ pub(crate) fn project_workspace_bytes(op: &Op, scope: &Scope<'_>) -> u64 {
 
 pub(crate) fn project(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let Op::AttendProject(op) = op else { unreachable!("attend_project of {}", op.name()) };
+    let (mut launches, z) = latents(op, scope);
+    launches.extend(gemm::of_rows(&Place::of(&op.out), &z, &op.wo_b, Groups::Cyclic).record(scope));
+    launches
+}
+
+/// The same, and a scatter that nobody but attention had to be waited for with; none where it takes a launch of its own.
+pub(crate) fn project_and(op: &Op, scope: &Scope<'_>, scatter: &Scatter) -> Option<Vec<Launch>> {
+    let Op::AttendProject(op) = op else { unreachable!("attend_project of {}", op.name()) };
+    let (mut launches, z) = latents(op, scope);
+    let out = Place::of(&op.out);
+    let product = gemm::of_rows(&out, &z, &op.wo_b, Groups::Cyclic);
+    let then = join::scatter(scatter, op.wo_b.spec().rows);
+    launches.push(product.record_only_with(scope, &then)?);
+    Some(launches)
+}
+
+/// Attention and the first projection, ready for the second.
+fn latents(op: &AttendProject, scope: &Scope<'_>) -> (Vec<Launch>, Place) {
     let Between { partial, attended, z, rounded, .. } = Between::new(op, scope);
     let mut launches = Attention::from(op).record(scope, &attended, partial.address);
     // Groups of heads become rows, and back.
@@ -293,15 +312,23 @@ pub(crate) fn project(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let (rows, width) = (attended.rows * groups, attended.width / groups.max(1));
     let heads = attended.reshape(rows, width);
     let latents = z.reshape(rows, op.wo_a.spec().rows);
-    launches.extend(gemm::product(scope, &latents, &heads, &op.wo_a, &RowGroups::Cyclic));
+    let product = gemm::of_rows(&latents, &heads, &op.wo_a, Groups::Cyclic);
     let z = match (op.round, rounded) {
         (Some(codec), Some(rounded)) => {
-            launches.extend(convert::round_trip(scope, &rounded, &z, codec));
+            let parts = rounded.reshape(rows, latents.width);
+            let then = then::convert(&parts, &latents, codec);
+            let apart = || convert::round_trip(scope, &rounded, &z, codec);
+            // Where blocks of codes straddle groups, a group's part is none of the row's.
+            let whole = matches!(codec, RowCodec::Fp8 { block, tail: 0 } | RowCodec::Fp4 { block }
+                if latents.width.is_multiple_of(block.into()));
+            let scope_of = Scope { joins: scope.joins && (whole || groups == 1), ..*scope };
+            launches.extend(product.record_then(&scope_of, &then, apart));
             rounded
         }
-        _ => z,
+        _ => {
+            launches.extend(product.record(scope));
+            z
+        }
     };
-    let out = Place::of(&op.out);
-    launches.extend(gemm::product(scope, &out, &z, &op.wo_b, &RowGroups::Cyclic));
-    launches
+    (launches, z)
 }

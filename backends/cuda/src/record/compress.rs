@@ -1,4 +1,4 @@
-//! compress: the entries, then the tail, which the entries still read.
+//! compress: the entries, then the tail, which the entries still read; few rows of it by the last block of entries.
 
 use hal::op::{Compress, Scatter};
 use hal::{DType, Encoding, Op};
@@ -9,6 +9,9 @@ use super::{
 use crate::driver::Launch;
 use crate::memory::address_of;
 use crate::weight::{any_of, raw_of};
+
+/// Landing rows that the last block of entries keeps; more have a launch of their own.
+const KEPT_MAX: u32 = 8;
 
 pub(crate) fn fits(op: &Op) -> bool {
     let Op::Compress(op) = op else { return false };
@@ -53,9 +56,16 @@ pub(crate) fn record(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
         .int(rotation.map_or(0, |(_, kind)| kind))
         .round(op.round)
         .int(0);
+    let windows = op.entry_row.rows();
+    let joined = scope.joins && windows > 0 && op.landing.rows() <= KEPT_MAX;
+    let (keep, _) = super::rows::scatter_args(&op.tail, &op.landing, &op.tail_keep);
+    let args = args.address(if joined { scope.counters } else { 0 }).fields(&keep);
     let shared = shared_bytes(op) as u32;
-    let windows = [op.entry_row.rows(), 1, 1];
-    let mut launches = scope.launch("compress_entries", windows, 256, shared, args);
+    let grid = [windows, 1, 1];
+    let mut launches = scope.launch("compress_entries", grid, 256, shared, args);
+    if joined {
+        return launches;
+    }
     let keep = Scatter {
         target: op.tail.clone(),
         source: op.landing.clone(),

@@ -3,6 +3,7 @@
 use hal::op::{NormQuant, QkFinish};
 use hal::{Op, RowCodec, Tensor};
 
+use super::then::{Next, Then};
 use super::{Args, SHARED_MAX, Scope, is_rounded, is_vector, kind_of_real, row_sum_shape};
 use crate::driver::Launch;
 use crate::memory::address_of;
@@ -54,9 +55,8 @@ pub(crate) fn fits(op: &Op) -> bool {
     })
 }
 
-pub(crate) fn record(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
-    let finish = Finish::of(op).expect("it fits");
-    let args = Args::new()
+fn args(finish: &Finish<'_>) -> Args {
+    Args::new()
         .rows(finish.out)
         .rows(finish.x)
         .rows_or_none(finish.angle.map(|(angle, _)| angle))
@@ -65,8 +65,21 @@ pub(crate) fn record(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
         .int(finish.angle.map_or(1, |(_, heads)| heads))
         .int(kind_of_real(finish.out.dtype()))
         .round(finish.round)
-        .int(0);
+        .int(0)
+}
+
+pub(crate) fn record(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
+    let finish = Finish::of(op).expect("it fits");
     let (threads, _) = row_sum_shape(finish.x.width());
     let shared = finish.shared_bytes() as u32;
-    scope.launch("finish_rows", [finish.x.rows(), 1, 1], threads, shared, args)
+    scope.launch("finish_rows", [finish.x.rows(), 1, 1], threads, shared, args(&finish))
+}
+
+/// The same behind a product that makes x, which is returned: each part of the outputs is a row.
+pub(crate) fn then(op: &Op) -> Option<(Then, &Tensor)> {
+    let finish = Finish::of(op).filter(|_| fits(op))?;
+    let (unit, shared_bytes) = (finish.x.width(), finish.shared_bytes() as u32);
+    let args = args(&finish);
+    let then = Then { next: Next::Finish, span: unit, unit, whole: None, shared_bytes, args };
+    Some((then, finish.x))
 }

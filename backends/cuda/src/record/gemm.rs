@@ -1,8 +1,9 @@
 //! matmul.
 
-use hal::op::RowGroups;
+use hal::op::{Matmul, RowGroups};
 use hal::{Op, Weight};
 
+use super::then::{Blocks, COUNTERS, Next, Then};
 use super::{Args, BF16, GRID_MAX, Place, Scope};
 use crate::driver::{Address, Launch};
 use crate::memory::address_of;
@@ -79,6 +80,8 @@ pub(crate) enum Groups {
     Sorted(Address),
     /// Sorted, with a list of all tiles of so many rows.
     Listed { offsets: Address, items: Address, count: u32, tile: u32 },
+    /// Row i uses group `ids[i]`, none where that is -1, and reads row i / per of x: few rows need no sorting.
+    Picks { ids: Address, per: u32 },
 }
 
 /// A product, of its own or of a fused op.
@@ -120,28 +123,149 @@ pub(crate) fn product(
         RowGroups::Cyclic => Groups::Cyclic,
         RowGroups::Sorted { offsets } => Groups::Sorted(address_of(offsets)),
     };
-    Product { out, x, weight, groups, rows: x.rows, source: 0, add: None }.record(scope)
+    of_rows(out, x, weight, groups).record(scope)
+}
+
+/// The same, not recorded yet.
+pub(crate) fn of_rows<'a>(
+    out: &'a Place,
+    x: &'a Place,
+    weight: &'a Weight,
+    groups: Groups,
+) -> Product<'a> {
+    Product { out, x, weight, groups, rows: x.rows, source: 0, add: None }
+}
+
+/// Products of one launch, at most; as in `gemm.cu`.
+pub(crate) const SEVERAL: usize = 5;
+
+/// The scope of the n-th product of a launch: its counters are its own.
+pub(crate) fn counting_apart<'a>(scope: &Scope<'a>, n: usize) -> Scope<'a> {
+    Scope { counters: scope.counters + 4 * u64::from(COUNTERS) * n as u64, ..*scope }
+}
+
+/// The launch of an op, with what follows; none where its blocks cannot go on with that.
+pub(crate) fn with_then(scope: &Scope<'_>, op: &Matmul, then: Option<&Then>) -> Option<Launch> {
+    let RowGroups::Cyclic = op.groups else { return None };
+    let (out, x) = (Place::of(&op.out), Place::of(&op.x));
+    let product = of_rows(&out, &x, &op.weight, Groups::Cyclic);
+    if then.is_some_and(|then| !product.may(scope, then)) {
+        return None;
+    }
+    product.launch(scope, then).pop()
+}
+
+/// True if a launch may have others beside it: few rows of one group, in one tile.
+pub(crate) fn is_one_of_several(scope: &Scope<'_>, launch: &Launch) -> bool {
+    let few = scope.machine.kernel(FEW.name);
+    launch.function == few && launch.grid[1..] == [1, 1] && launch.grid[0] > 0
+}
+
+/// One launch for some of few rows each, which do not depend on each other.
+pub(crate) fn several(scope: &Scope<'_>, mut parts: Vec<Launch>) -> Launch {
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
+    let words = parts[0].args.len();
+    let mut args = Vec::with_capacity(4 + SEVERAL * words);
+    let (mut ends, mut blocks) = ([u32::MAX; 8], 0);
+    for (part, end) in parts.iter().zip(&mut ends) {
+        blocks += part.grid[0];
+        *end = blocks;
+    }
+    args.extend(ends.chunks(2).map(|two| u64::from(two[0]) | u64::from(two[1]) << 32));
+    parts.iter().for_each(|part| args.extend_from_slice(&part.args));
+    args.resize(4 + SEVERAL * words, 0);
+    let shared_bytes = parts.iter().map(|part| part.shared_bytes).max().unwrap_or(0);
+    Launch {
+        function: scope.machine.kernel("matmul_several"),
+        grid: [blocks, 1, 1],
+        threads: parts[0].threads,
+        shared_bytes,
+        args: args.into(),
+    }
+}
+
+/// A product resolved: how its blocks are dealt.
+struct Form {
+    view: View,
+    kernel: Kernel,
+    offsets: Address,
+    items: Address,
+    lines: u32,
+    turns: u32,
+    /// A block has one tile at most.
+    apart: bool,
 }
 
 impl Product<'_> {
-    pub(crate) fn record(&self, scope: &Scope<'_>) -> Vec<Launch> {
-        let raw = raw_of(self.weight, scope.machine).expect("compile checked every weight");
-        let (view, spec, x) = (raw.view(), raw.spec(), self.x);
+    fn form(&self, scope: &Scope<'_>) -> Form {
+        let view = raw_of(self.weight, scope.machine).expect("compile checked every weight").view();
         let sorted = slots(self.weight, self.rows);
+        let groups = self.weight.spec().groups;
         // Sorted groups: no more of them have rows than there are rows, and one may have them all.
         let (offsets, slots, rows) = match self.groups {
-            Groups::Cyclic => (0, spec.groups, self.rows / spec.groups),
+            Groups::Cyclic => (0, groups, self.rows / groups),
+            Groups::Picks { .. } => (0, self.rows, 1),
             Groups::Sorted(offsets) | Groups::Listed { offsets, .. } => {
                 (offsets, sorted, self.rows)
             }
         };
-        let Kernel { name, outputs, rows: tile } =
-            kernel(scope, x, &view, self.rows.div_ceil(slots.max(1)));
+        let kernel = kernel(scope, self.x, &view, self.rows.div_ceil(slots.max(1)));
         let (items, lines, turns) = match self.groups {
-            Groups::Listed { items, count, tile: listed, .. } if listed == tile => {
-                (items, count, 1)
-            }
-            _ => (0, slots, rows.div_ceil(tile).min(TILES_MAX)),
+            Groups::Listed { items, count, tile, .. } if tile == kernel.rows => (items, count, 1),
+            _ => (0, slots, rows.div_ceil(kernel.rows).min(TILES_MAX)),
+        };
+        let apart = lines <= GRID_MAX
+            && (items != 0 || rows <= kernel.rows * TILES_MAX)
+            && !matches!(self.groups, Groups::Sorted(_));
+        Form { view, kernel, offsets, items, lines: lines.min(GRID_MAX), turns, apart }
+    }
+
+    pub(crate) fn record(&self, scope: &Scope<'_>) -> Vec<Launch> {
+        self.launch(scope, None)
+    }
+
+    /// The product and what follows it, in one launch where that may be; where not, `apart` records it.
+    pub(crate) fn record_then(
+        &self,
+        scope: &Scope<'_>,
+        then: &Then,
+        apart: impl FnOnce() -> Vec<Launch>,
+    ) -> Vec<Launch> {
+        if self.may(scope, then) {
+            return self.launch(scope, Some(then));
+        }
+        let mut launches = self.launch(scope, None);
+        launches.extend(apart());
+        launches
+    }
+
+    /// The product and what follows it; none where that takes a launch of its own.
+    pub(crate) fn record_only_with(&self, scope: &Scope<'_>, then: &Then) -> Option<Launch> {
+        if self.may(scope, then) { self.launch(scope, Some(then)).pop() } else { None }
+    }
+
+    fn may(&self, scope: &Scope<'_>, then: &Then) -> bool {
+        let Form { kernel, lines, turns, apart, .. } = self.form(scope);
+        let rows = self.rows.div_ceil(lines.max(1)).min(kernel.rows);
+        let blocks = Blocks {
+            outputs: self.weight.spec().rows,
+            each: kernel.outputs,
+            lines: lines * turns,
+            rows: if matches!(self.groups, Groups::Listed { .. }) { kernel.rows } else { rows },
+        };
+        let kernels =
+            if then.next == Next::Enter { &[SIMT.name][..] } else { &[SIMT.name, FEW.name] };
+        scope.joins && apart && kernels.contains(&kernel.name) && then.fits(&blocks)
+    }
+
+    fn launch(&self, scope: &Scope<'_>, then: Option<&Then>) -> Vec<Launch> {
+        let Form { view, kernel, offsets, items, lines, turns, .. } = self.form(scope);
+        let (spec, x) = (self.weight.spec(), self.x);
+        let (picks, per) = match self.groups {
+            Groups::Picks { ids, per } => (ids, per),
+            _ => (0, 0),
         };
         let args = Args::new()
             .place(self.out)
@@ -152,6 +276,7 @@ impl Product<'_> {
             .address(offsets)
             .address(self.source)
             .address(items)
+            .address(picks)
             .long(view.row_bytes)
             .long(view.segment_scale_bytes)
             .int(spec.groups)
@@ -163,9 +288,11 @@ impl Product<'_> {
             .int(view.row_scales)
             .int(aligned(x, &view))
             .int(self.rows)
-            .int(0);
-        let grid = [spec.rows.div_ceil(outputs), lines.min(GRID_MAX), turns];
-        let shared = if name == WIDE.name { WIDE_SHARED_BYTES } else { 0 };
-        scope.launch(name, grid, 128, shared, args)
+            .int(per)
+            .then(then, scope.counters);
+        let grid = [spec.rows.div_ceil(kernel.outputs), lines, turns];
+        let wide = if kernel.name == WIDE.name { WIDE_SHARED_BYTES } else { 0 };
+        let shared = then.map_or(wide, |then| then.shared_bytes);
+        scope.launch(kernel.name, grid, 128, shared, args)
     }
 }

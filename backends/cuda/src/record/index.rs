@@ -3,6 +3,7 @@
 use hal::op::{IndexSelect, Order, Visible};
 use hal::{Op, Tensor};
 
+use super::then::COUNTERS;
 use super::{
     Args, BF16, FP4_ROWS, FP8_ROWS, GRID_MAX, INTS, Layout, Place, SHARED_MAX, Scope, is_real,
     is_row,
@@ -145,7 +146,8 @@ impl Pick<'_> {
     /// The launches; `candidates` has room for as many a row.
     fn record(&self, scope: &Scope<'_>, candidates: Address) -> Vec<Launch> {
         let by_value = self.order == Order::Value;
-        let pieces = self.pieces();
+        let (rows, pieces) = (self.x.rows, self.pieces());
+        let joined = scope.joins && pieces > 0 && rows <= COUNTERS;
         let args = || {
             Args::new()
                 .place(&self.out)
@@ -158,13 +160,16 @@ impl Pick<'_> {
                 .int(by_value.into())
                 .int(self.paged.as_ref().map_or(1, |(_, keys)| keys.per))
                 .int(pieces)
-        };
-        let rows = self.x.rows;
-        let mut launches = match pieces {
-            0 => Vec::new(),
-            _ => scope.launch("top_k_pieces", [rows, pieces, 1], 256, 0, args()),
+                .address(if joined { scope.counters } else { 0 })
         };
         let shared = if by_value { 4 * self.out.width } else { 0 };
+        let mut launches = match pieces {
+            0 => Vec::new(),
+            _ => scope.launch("top_k_pieces", [rows, pieces, 1], 256, shared, args()),
+        };
+        if joined {
+            return launches;
+        }
         launches.extend(scope.launch("top_k", [rows, 1, 1], 256, shared, args()));
         launches
     }

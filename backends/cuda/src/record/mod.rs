@@ -10,10 +10,12 @@ pub(crate) mod convert;
 pub(crate) mod finish;
 pub(crate) mod gemm;
 pub(crate) mod index;
+pub(crate) mod join;
 pub(crate) mod map;
 pub(crate) mod moe;
 pub(crate) mod rows;
 pub(crate) mod stream;
+pub(crate) mod then;
 
 use std::sync::Arc;
 
@@ -24,10 +26,16 @@ use crate::driver::{Address, Launch};
 use crate::memory::address_of;
 
 /// What the records of one plan share.
+#[derive(Clone, Copy)]
 pub(crate) struct Scope<'a> {
     pub(crate) machine: &'a Arc<Machine>,
     /// Workspace of the plan; each op may use all of it while it runs. 0 until it is there.
     pub(crate) workspace: Address,
+    /// Launches may be joined (`then`): by blocks that count, here. The address is 0 until it is there.
+    pub(crate) joins: bool,
+    pub(crate) counters: Address,
+    /// Rows whose round trip lies ready.
+    pub(crate) rounded: Option<join::Rounded>,
 }
 
 /// Columns of a block of a row sum; `FOLD` in `kernels/common/common.cuh`.
@@ -110,6 +118,19 @@ impl Args {
         self.push(&value.to_le_bytes())
     }
 
+    /// Bytes that mean nothing.
+    fn zeros(mut self, bytes: usize) -> Args {
+        self.bytes.resize(self.bytes.len() + bytes, 0);
+        self
+    }
+
+    /// All fields of another argument.
+    fn fields(mut self, other: &Args) -> Args {
+        assert!(self.bytes.len().is_multiple_of(8), "a field would be padded");
+        self.bytes.extend_from_slice(&other.bytes);
+        self
+    }
+
     fn push(mut self, bytes: &[u8]) -> Args {
         assert!(self.bytes.len().is_multiple_of(bytes.len()), "a field would be padded");
         self.bytes.extend_from_slice(bytes);
@@ -144,7 +165,7 @@ impl Layout {
 }
 
 /// Where rows lie, as a kernel sees them.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) address: Address,
     pub(crate) stride_bytes: u64,
@@ -186,6 +207,12 @@ impl Place {
         let address = scope.workspace + *bytes;
         *bytes += (stride_bytes * u64::from(rows)).next_multiple_of(256);
         Place { address, stride_bytes, rows, width, kind, block: 0, tail: 0 }
+    }
+
+    /// Rows like these without gaps, at an address.
+    pub(crate) fn packed(address: Address, like: &Place) -> Place {
+        let stride_bytes = u64::from(like.width) * if like.kind == F32 { 4 } else { 2 };
+        Place { address, stride_bytes, block: 0, tail: 0, ..*like }
     }
 
     /// The same rows without gaps, cut into others.

@@ -1,9 +1,10 @@
 //! bucket, route, route_table, moe_experts, swiglu_mlp.
 
-use hal::op::{MoeExperts, Route, RouteTable, RowGroups, SwigluMlp};
+use hal::op::{MoeExperts, Route, RouteTable, SwigluMlp};
 use hal::{DType, Op, RowCodec, Tensor, Weight};
 
 use super::gemm::{Groups, Product};
+use super::then::{Next, Then};
 use super::{
     Args, INTS, Place, SHARED_MAX, Scope, WARP, convert, gemm, is_block, is_real, is_vector,
 };
@@ -81,9 +82,9 @@ struct Swiglu {
 }
 
 impl Swiglu {
-    fn record(&self, scope: &Scope<'_>) -> Vec<Launch> {
+    fn args(&self) -> Args {
         let (shares, order, end) = self.shares.unwrap_or_default();
-        let args = Args::new()
+        Args::new()
             .place(&self.out)
             .place(&self.both)
             .address(shares)
@@ -91,8 +92,20 @@ impl Swiglu {
             .address(end)
             .float(self.clamp)
             .int(self.out.kind)
-            .round(self.round);
-        scope.launch("swiglu_rows", [self.out.rows, 1, 1], 256, 4 * self.out.width, args)
+            .round(self.round)
+    }
+
+    fn record(&self, scope: &Scope<'_>) -> Vec<Launch> {
+        let (rows, width) = (self.out.rows, self.out.width);
+        scope.launch("swiglu_rows", [rows, 1, 1], 256, 4 * width, self.args())
+    }
+
+    /// The same for what a product of gates and ups has just made: some columns of both are a part.
+    fn then(&self) -> Then {
+        let span = self.out.width;
+        let unit = Then::unit_of(span, self.round);
+        let args = self.args();
+        Then { next: Next::Swiglu, span, unit, whole: None, shared_bytes: 4 * unit, args }
     }
 }
 
@@ -115,6 +128,9 @@ fn rounded(
 ) -> (Place, Vec<Launch>) {
     let x = Place::of(x);
     let Some(codec) = round else { return (x, Vec::new()) };
+    if let Some(ready) = scope.rounded.filter(|ready| (ready.x, ready.codec) == (x, codec)) {
+        return (ready.at, Vec::new());
+    }
     let out = Place::scratch_of(x.kind, scope, bytes, x.rows, x.width);
     (out, convert::round_trip(scope, &out, &x, codec))
 }
@@ -163,32 +179,84 @@ pub(crate) fn experts_workspace_bytes(op: &Op, scope: &Scope<'_>) -> u64 {
     Experts::new(op, scope).bytes
 }
 
+/// True if each pick has a product of its own: sorting one row's picks finds no two for one expert.
+fn is_direct(op: &MoeExperts, scope: &Scope<'_>) -> bool {
+    scope.joins && op.x.rows() == 1
+}
+
 pub(crate) fn experts(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let Op::MoeExperts(op) = op else { unreachable!("moe_experts of {}", op.name()) };
     let Experts { x, mut first, both, hidden, y, sorted, .. } = Experts::new(op, scope);
-    let groups = op.gate_up.spec().groups;
-    let tiles = Groups::Listed {
-        offsets: sorted.offsets,
-        items: sorted.items,
-        count: sorted.items_count,
-        tile: sorted.tile,
+    let (groups, per, rows) = (op.gate_up.spec().groups, op.ids.width(), both.rows);
+    let (ids, shares) = (address_of(&op.ids), address_of(&op.shares));
+    let direct = is_direct(op, scope);
+    let tiles = |per| match direct {
+        true => Groups::Picks { ids, per },
+        false => Groups::Listed {
+            offsets: sorted.offsets,
+            items: sorted.items,
+            count: sorted.items_count,
+            tile: sorted.tile,
+        },
     };
-    let rows = both.rows;
-    first.extend(sort(scope, &op.ids, groups, sorted));
-    let product = |out: &Place, x: &Place, weight: &Weight, source| {
-        Product { out, x, weight, groups: tiles, rows, source, add: None }.record(scope)
+    let (order, end, source) = match direct {
+        true => (0, 0, 0),
+        false => (sorted.order, sorted.offsets + 4 * u64::from(groups), sorted.source),
     };
-    first.extend(product(&both, &x, &op.gate_up, sorted.source));
-    let end = sorted.offsets + 4 * u64::from(groups);
-    let shares = Some((address_of(&op.shares), sorted.order, end));
+    if !direct {
+        first.extend(sort(scope, &op.ids, groups, sorted));
+    }
+    let product = |out, x, weight, per, source| Product {
+        out,
+        x,
+        weight,
+        groups: tiles(per),
+        rows,
+        source,
+        add: None,
+    };
+    let shares = Some((shares, order, end));
     let middle = Swiglu { out: hidden, both, shares, clamp: op.clamp, round: op.round };
-    first.extend(middle.record(scope));
-    first.extend(product(&y, &hidden, &op.down, 0));
-    let args =
-        Args::new().rows(&op.out).place(&y).address(sorted.inverse).int(op.ids.width()).int(0);
-    let grid = [op.out.rows(), op.out.width().div_ceil(256), 1];
-    first.extend(scope.launch("combine_rows", grid, 256, 0, args));
+    let gate_up = product(&both, &x, &op.gate_up, per, source);
+    first.extend(gate_up.record_then(scope, &middle.then(), || middle.record(scope)));
+    let inverse = if direct { ids } else { sorted.inverse };
+    let sum = Combine { out: Place::of(&op.out), y, inverse, per, in_place: direct };
+    let down = product(&y, &hidden, &op.down, 1, 0);
+    first.extend(down.record_then(scope, &sum.then(), || sum.record(scope)));
     first
+}
+
+/// The end of routed experts: a row's picks added up.
+struct Combine {
+    out: Place,
+    y: Place,
+    /// The row of y of each pick, or, if pick i is row i, whether it is there.
+    inverse: Address,
+    per: u32,
+    in_place: bool,
+}
+
+impl Combine {
+    fn args(&self) -> Args {
+        let in_place = self.in_place.into();
+        Args::new()
+            .place(&self.out)
+            .place(&self.y)
+            .address(self.inverse)
+            .int(self.per)
+            .int(in_place)
+    }
+
+    fn record(&self, scope: &Scope<'_>) -> Vec<Launch> {
+        let grid = [self.out.rows, self.out.width.div_ceil(256), 1];
+        scope.launch("combine_rows", grid, 256, 0, self.args())
+    }
+
+    fn then(&self) -> Then {
+        let (span, rows) = (self.out.width, self.out.rows);
+        let (unit, args) = (span.min(16), self.args());
+        Then { next: Next::Combine, span, unit, whole: Some(rows), shared_bytes: 0, args }
+    }
 }
 
 /// What the shared expert keeps between launches.
@@ -224,19 +292,12 @@ pub(crate) fn shared_workspace_bytes(op: &Op, scope: &Scope<'_>) -> u64 {
 pub(crate) fn shared(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let Op::SwigluMlp(op) = op else { unreachable!("swiglu_mlp of {}", op.name()) };
     let Shared { x, mut first, both, hidden, .. } = Shared::new(op, scope);
-    first.extend(gemm::product(scope, &both, &x, &op.gate_up, &RowGroups::Cyclic));
     let middle = Swiglu { out: hidden, both, shares: None, clamp: op.clamp, round: op.round };
-    first.extend(middle.record(scope));
-    let down = Product {
-        out: &Place::of(&op.out),
-        x: &hidden,
-        weight: &op.down,
-        groups: Groups::Cyclic,
-        rows: hidden.rows,
-        source: 0,
-        add: Some(Place::of(&op.add)),
-    };
-    first.extend(down.record(scope));
+    let gate_up = gemm::of_rows(&both, &x, &op.gate_up, Groups::Cyclic);
+    first.extend(gate_up.record_then(scope, &middle.then(), || middle.record(scope)));
+    let out = Place::of(&op.out);
+    let down = gemm::of_rows(&out, &hidden, &op.down, Groups::Cyclic);
+    first.extend(Product { add: Some(Place::of(&op.add)), ..down }.record(scope));
     first
 }
 
@@ -293,18 +354,23 @@ pub(crate) fn route_workspace_bytes(op: &Op, _: &Scope<'_>) -> u64 {
 pub(crate) fn route(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let op = Router::of(op).expect("it fits");
     let raw = Place::scratch(scope, &mut 0, op.x.rows(), op.experts());
-    let mut launches = gemm::product(scope, &raw, &Place::of(op.x), op.gate, &RowGroups::Cyclic);
-    let args = Args::new()
-        .rows(op.ids)
-        .rows(op.shares)
-        .place(&raw)
-        .rows_or_none(op.by_score.map(|(bias, _)| bias))
-        .rows_or_none(op.by_score.map(|(_, count)| count))
-        .rows_or_none(op.by_table.map(|(table, _)| table))
-        .rows_or_none(op.by_table.map(|(_, token)| token))
-        .float(op.scale)
-        .int(0);
-    let shared = op.shared_bytes() as u32;
-    launches.extend(scope.launch("route_rows", [op.x.rows(), 1, 1], 256, shared, args));
-    launches
+    let args = || {
+        Args::new()
+            .rows(op.ids)
+            .rows(op.shares)
+            .place(&raw)
+            .rows_or_none(op.by_score.map(|(bias, _)| bias))
+            .rows_or_none(op.by_score.map(|(_, count)| count))
+            .rows_or_none(op.by_table.map(|(table, _)| table))
+            .rows_or_none(op.by_table.map(|(_, token)| token))
+            .float(op.scale)
+            .int(0)
+    };
+    let (span, rows, shared_bytes) = (op.experts(), op.x.rows(), op.shared_bytes() as u32);
+    let whole = Some(rows);
+    let then = Then { next: Next::Route, span, unit: span, whole, shared_bytes, args: args() };
+    let x = Place::of(op.x);
+    gemm::of_rows(&raw, &x, op.gate, Groups::Cyclic).record_then(scope, &then, || {
+        scope.launch("route_rows", [rows, 1, 1], 256, shared_bytes, args())
+    })
 }

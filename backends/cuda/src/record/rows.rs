@@ -1,8 +1,9 @@
 //! gather, scatter, reduce, rms_norm, rope.
 
-use hal::op::{Gather, GatherSource, Reduce, ReduceFn, Scatter};
+use hal::op::{Gather, GatherSource, Reduce, ReduceFn, Rope, Scatter};
 use hal::{DType, Op, Tensor};
 
+use super::then::{Next, Then};
 use super::{Args, Scope, is_plain, is_row, is_vector, row_sum_shape};
 use crate::driver::Launch;
 use crate::memory::address_of;
@@ -104,10 +105,15 @@ pub(crate) fn scatter_rows(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let Op::Scatter(Scatter { target, source, index }) = op else {
         unreachable!("scatter_rows of {}", op.name());
     };
+    let (args, units) = scatter_args(target, source, index);
+    scope.elements("scatter_rows", u64::from(source.rows()) * u64::from(units), args)
+}
+
+/// The argument of `scatter_rows`, and the units of a row.
+pub(crate) fn scatter_args(target: &Tensor, source: &Tensor, index: &Tensor) -> (Args, u32) {
     let unit = unit(4, &[target, source]);
     let units = (source.row_bytes() / u64::from(unit)) as u32;
-    let args = Args::new().rows(target).rows(source).rows(index).int(unit).int(units);
-    scope.elements("scatter_rows", u64::from(source.rows()) * u64::from(units), args)
+    (Args::new().rows(target).rows(source).rows(index).int(unit).int(units), units)
 }
 
 pub(crate) fn scatter_coded_fits(op: &Op) -> bool {
@@ -169,7 +175,17 @@ pub(crate) fn rope_fits(op: &Op) -> bool {
 
 pub(crate) fn rope(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     let Op::Rope(op) = op else { unreachable!("rope of {}", op.name()) };
-    let args =
-        Args::new().rows(&op.out).rows(&op.x).rows(&op.angle).int(op.heads).int(op.inverse.into());
-    scope.launch("rope_rows", [op.x.rows(), 1, 1], 128, 0, args)
+    scope.launch("rope_rows", [op.x.rows(), 1, 1], 128, 0, rope_args(op))
+}
+
+fn rope_args(op: &Rope) -> Args {
+    Args::new().rows(&op.out).rows(&op.x).rows(&op.angle).int(op.heads).int(op.inverse.into())
+}
+
+/// rope behind a product that makes x, which is returned: each part of the outputs is a row.
+pub(crate) fn rope_then(op: &Op) -> Option<(Then, &Tensor)> {
+    let Op::Rope(rope) = op else { return None };
+    let (unit, args) = (rope.x.width(), rope_args(rope));
+    let then = Then { next: Next::Rope, span: unit, unit, whole: None, shared_bytes: 0, args };
+    rope_fits(op).then_some((then, &rope.x))
 }

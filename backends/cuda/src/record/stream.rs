@@ -1,9 +1,10 @@
 //! hc_mix, hc_pre, hc_turn, head.
 
 use hal::op::{HcPre, HcSite, HcTurn, Head, RowGroups};
-use hal::{Op, Tensor};
+use hal::{Op, RowCodec, Tensor};
 
 use super::gemm::{Groups, Product};
+use super::then::{Next, Then};
 use super::{Args, Place, SHARED_MAX, Scope, gemm, is_vector, row_sum_shape};
 use crate::driver::{Address, Launch};
 use crate::memory::address_of;
@@ -91,6 +92,25 @@ pub(crate) fn site_workspace_bytes(op: &Op, scope: &Scope<'_>) -> u64 {
 }
 
 pub(crate) fn site_record(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
+    record(op, scope, None)
+}
+
+/// The same, with the rows after a round trip beside them.
+pub(crate) fn site_and(op: &Op, scope: &Scope<'_>, rounded: (Place, RowCodec)) -> Vec<Launch> {
+    record(op, scope, Some(rounded))
+}
+
+/// The rows a site makes.
+pub(crate) fn made_by(op: &Op) -> Option<&Tensor> {
+    Site::of(op).map(|site| site.out)
+}
+
+/// What the last kernel of a site touches, but for its parameters.
+pub(crate) fn touched_at_the_end(op: &Op) -> impl Iterator<Item = &Tensor> {
+    Site::of(op).into_iter().flat_map(|site| [site.out, site.mix, site.streams])
+}
+
+fn record(op: &Op, scope: &Scope<'_>, rounded: Option<(Place, RowCodec)>) -> Vec<Launch> {
     let op = Site::of(op).expect("it fits");
     let Scratch { u, mean_square, .. } = op.scratch(scope);
     let streams = Place::of(op.streams);
@@ -103,6 +123,7 @@ pub(crate) fn site_record(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
         site: op.site,
         u,
         mean_square,
+        rounded,
     };
     enter.record(scope)
 }
@@ -118,6 +139,8 @@ struct Enter<'a> {
     site: &'a HcSite,
     u: Place,
     mean_square: Place,
+    /// Where the row lies after a round trip, too.
+    rounded: Option<(Place, RowCodec)>,
 }
 
 impl Enter<'_> {
@@ -134,16 +157,32 @@ impl Enter<'_> {
         let (threads, shared) = row_sum_shape(streams.width);
         let mut launches = scope.launch("hc_streams", [rows, 1, 1], threads, shared, args);
         let product = Product {
-            out: &self.u,
-            x: streams,
-            weight: &site.function,
-            groups: Groups::Cyclic,
-            rows,
             source: self.pick,
-            add: None,
+            rows,
+            ..gemm::of_rows(&self.u, streams, &site.function, Groups::Cyclic)
         };
-        launches.extend(product.record(scope));
-        let args = Args::new()
+        let shared = enter_bytes(self.out.width) as u32;
+        let (span, whole) = (site.mix_width(), Some(rows));
+        let then = Then {
+            next: Next::Enter,
+            span,
+            unit: span,
+            whole,
+            shared_bytes: shared,
+            args: self.args(),
+        };
+        launches.extend(product.record_then(scope, &then, || {
+            let (threads, _) = row_sum_shape(self.out.width);
+            scope.launch("hc_enter", [rows, 1, 1], threads, shared, self.args())
+        }));
+        launches
+    }
+
+    /// Of `hc_enter`.
+    fn args(&self) -> Args {
+        let site = self.site;
+        let (rounded, codec) = self.rounded.unzip();
+        Args::new()
             .place(&self.mix)
             .place(&self.u)
             .place(&self.mean_square)
@@ -154,13 +193,11 @@ impl Enter<'_> {
             .float(site.epsilon)
             .float(site.norm_epsilon)
             .place(&self.out)
-            .place(streams)
+            .place(&self.streams)
             .address(address_of(&site.gain))
-            .address(self.pick);
-        let (threads, _) = row_sum_shape(self.out.width);
-        let shared = enter_bytes(self.out.width) as u32;
-        launches.extend(scope.launch("hc_enter", [rows, 1, 1], threads, shared, args));
-        launches
+            .address(self.pick)
+            .place_or_none(rounded.as_ref())
+            .round(codec)
     }
 }
 
@@ -209,6 +246,7 @@ pub(crate) fn head(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
         site: &op.site,
         u,
         mean_square,
+        rounded: None,
     };
     let mut launches = enter.record(scope);
     let out = Place::of(&op.out);

@@ -37,7 +37,7 @@ type BytesFn = unsafe extern "C" fn() -> u64;
 /// A machine with one such device.
 #[derive(Debug, Default)]
 pub struct Emulated {
-    /// It is like Hopper, and products of a warp group are wanted. The threads of a block run in the other
+    /// It is like Hopper, and products of a warp group are wanted. Threads and blocks run in the other
     /// order, so that between both kinds of machine a missing barrier shows.
     pub wide: bool,
     /// A kernel that does nothing, as if it gave other bits.
