@@ -10,7 +10,6 @@ mod emulated;
 #[path = "../backends/cuda/tests/paper/mod.rs"]
 mod paper;
 
-use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -66,7 +65,7 @@ fn tiny_models_agree_with_transformers() {
     }
 }
 
-/// Logits of a prompt in chunks and of single tokens behind it: every rung up to 8 rows, and past entries of all ratios.
+/// Logits of a prompt in chunks and of tokens behind it: every rung up to 8 rows, past entries of all ratios.
 fn logits_in_steps(device: Arc<dyn Device>, name: &str, numerics: Numerics) -> Vec<f32> {
     let options = ModelOptions { context: 256, rows_max: 64, ..options(numerics) };
     let mut engine = open_on(device, name, &options);
@@ -93,9 +92,12 @@ fn joined_launches_give_the_bits_of_separate_ones() {
     }
 }
 
-/// Launches of a step of so many rows and of its head, 128 K tokens being possible: Flash, but for its vocabulary.
-fn launches_of_flash(rows: usize, join: &str) -> BTreeMap<String, usize> {
-    let config = ModelConfig { vocab: 512, mtp_blocks: 0, ..preset("flash").expect("it is known") };
+/// Launches of a step of so many rows and of its head, 128 K tokens being possible: Flash, but for its vocabulary,
+/// or its first layers.
+fn launches_of_flash(layers: usize, rows: usize, join: &str) -> usize {
+    let flash = preset("flash").expect("it is known");
+    let mut config = ModelConfig { vocab: 512, mtp_blocks: 0, ..flash };
+    config.layers.truncate(layers);
     let checkpoint = Checkpoint::synthetic(config).expect("it is whole");
     let options = ModelOptions {
         context: 131_072,
@@ -112,14 +114,27 @@ fn launches_of_flash(rows: usize, join: &str) -> BTreeMap<String, usize> {
     paper.take();
     let run = Run { sequence: &mut sequence, tokens: &vec![1; rows], want: Want::Last };
     engine.step(&mut [run]).expect("the step fits");
-    paper.take()
+    let counts = paper.take();
+    println!("{layers} layers, {rows} rows, join={join}: {counts:?}");
+    counts.values().sum()
 }
 
+/// docs/cuda-roofline.md counts with these.
 #[test]
-fn a_step_of_flash_has_as_few_launches_as_its_predictions_count() {
-    for (rows, join, want) in [(1, "off", 0), (1, "on", 0), (8, "on", 0), (64, "on", 0)] {
-        let counts = launches_of_flash(rows, join);
-        println!("{rows} rows, join={join}: {} {counts:?} {want}", counts.values().sum::<usize>());
+fn a_step_of_flash_has_the_launches_that_are_predicted() {
+    // Of a window, of CSA and of HCA: the first layers are of these kinds.
+    for (rows, join, [window, csa, hca]) in [
+        (1, "off", [31, 45, 34]),
+        (1, "on", [14, 19, 15]),
+        (8, "on", [21, 27, 22]),
+        (64, "on", [27, 40, 30]),
+    ] {
+        let of = [1, 2, 3, 4].map(|layers| launches_of_flash(layers, rows, join));
+        let all = launches_of_flash(43, rows, join);
+        println!("{rows} rows, join={join}: {all}; {of:?}");
+        let steps = [of[1] - of[0], of[2] - of[1], of[3] - of[2]];
+        assert_eq!(steps, [window, csa, hca], "{rows} rows, join={join}");
+        assert_eq!(all, of[0] + window + 21 * csa + 20 * hca, "{rows} rows, join={join}");
     }
 }
 

@@ -23,7 +23,17 @@ static const u32 FEATURES = 4;
 static const u32 TILE = 8;
 
 // What is done next. Numbers as in `backends/cuda/src/record/then.rs`.
-enum Next : u32 { NOTHING = 0, FINISH = 1, ROPE = 2, CONVERT = 3, SWIGLU = 4, COMBINE = 5, ROUTE = 6, SCATTER = 7, ENTER = 8 };
+enum Next : u32 {
+    NOTHING = 0,
+    FINISH = 1,
+    ROPE = 2,
+    CONVERT = 3,
+    SWIGLU = 4,
+    COMBINE = 5,
+    ROUTE = 6,
+    SCATTER = 7,
+    ENTER = 8,
+};
 
 // Outputs are cut into parts of `unit`; after `span` outputs the parts begin again (gates, then ups: a part has both).
 // A part is done once in each tile of rows of each line of the grid, or with `whole` once for all `rows`.
@@ -260,6 +270,7 @@ DEVICE void next_row(const Then& t, u32 row, u32 part, u32 width, float* shared)
             break;
         case ROUTE: route_row(t.route, row, shared); break;
         default:
+            // Sites have f32 weights: `simt`.
             if constexpr (SITES) enter_row(t.enter, row, shared);
             break;
     }

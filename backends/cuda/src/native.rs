@@ -172,7 +172,7 @@ impl Settings {
                 _ => {
                     return Err(Error::invalid(format!(
                         "cuda has no setting {name}={value}; it has cache (a folder, or off), nvrtc (a file), \
-                         overlap and wgmma (on or off)"
+                         join, overlap and wgmma (on or off)"
                     )));
                 }
             }

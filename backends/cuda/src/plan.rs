@@ -7,16 +7,16 @@ use std::sync::{Arc, Mutex};
 
 use hal::capture::{Capturable, Capture};
 use hal::{
-    Access, CompileOptions, Error, Mode, Node, Op, OpEvent, Plan, PlanStats, Profile, Program,
-    Result, Site,
+    Access, CompileOptions, Error, Mode, Node, OpEvent, Plan, PlanStats, Profile, Program, Result,
+    Site,
 };
 
 use crate::device::Machine;
 use crate::driver::{EventKind, Graph, Launch, Stream};
 use crate::memory::{buffer_of, lock};
 use crate::queue::Mark;
-use crate::record::join::{self, Joiner};
-use crate::record::{Scope, gemm, then};
+use crate::record::Scope;
+use crate::record::join::{Joiner, Room};
 use crate::table;
 use crate::weight;
 use crate::workspace::{Turn, Workspace};
@@ -80,16 +80,14 @@ impl CudaPlan {
             bytes = bytes.max((entry.workspace_bytes)(&node.op, &scope));
             entries.push(entry);
         }
-        let counters = counter_bytes(program, joins);
-        let carried = join::carried_bytes(program.nodes(), joins);
-        bytes += counters + carried;
+        let room = Room::of(program.nodes(), &scope);
+        bytes += room.bytes();
         let label = format!("workspace of {}", options.label);
         let workspace = Workspace::of(&label, bytes, machine)?;
         scope.counters = workspace.address();
-        scope.workspace = workspace.address() + counters + carried;
+        scope.workspace = workspace.address() + room.bytes();
         let (mut launches, mut steps) = (Vec::new(), Vec::with_capacity(entries.len()));
-        let mut joiner =
-            Joiner::new(program.nodes(), &entries, scope, workspace.address() + counters);
+        let mut joiner = Joiner::new(program.nodes(), &entries, scope, room);
         for (at, node) in program.nodes().iter().enumerate() {
             let first = launches.len();
             // A kernel of no blocks is no launch.
@@ -267,19 +265,6 @@ impl fmt::Debug for CudaPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CudaPlan({}, {} launches)", self.label, self.launches.len())
     }
-}
-
-/// Room for the counters of joined launches, in front of the workspace: ops that may be joined have a weight, or pick
-/// from pieces, or are a compressor's.
-fn counter_bytes(program: &Program, joins: bool) -> u64 {
-    let counts = |node: &Node| {
-        let mut counts =
-            matches!(node.op, Op::Compress(_) | Op::IndexSelect(_) | Op::TopK(_) | Op::Sample(_));
-        node.op.weights(&mut |_| counts = true);
-        counts
-    };
-    let any = joins && program.nodes().iter().any(counts);
-    if any { 4 * u64::from(then::COUNTERS) * gemm::SEVERAL as u64 } else { 0 }
 }
 
 fn place(node: &Node) -> String {

@@ -1,6 +1,6 @@
 //! The conformance kit on a GPU. Ignored unless asked for: `cargo test --test hardware -- --ignored`;
-//! `HADAL_CUDA_DEVICE` names another device than cuda:0, `HADAL_CUDA_OVERLAP=on` and `HADAL_CUDA_WGMMA=on` open it
-//! with these settings.
+//! `HADAL_CUDA_DEVICE` names another device than cuda:0, `HADAL_CUDA_OVERLAP=on`, `HADAL_CUDA_WGMMA=on` and
+//! `HADAL_CUDA_JOIN=off` open it with these settings.
 
 use backend_cuda::CudaBackend;
 use conformance::{Expectations, Settings, run_on};
@@ -15,8 +15,12 @@ fn the_gpu_conforms() {
     let setting = |setting: &str, variable: &str| {
         std::env::var(variable).ok().map(|value| (setting.to_owned(), value))
     };
-    let overlap = setting("overlap", "HADAL_CUDA_OVERLAP");
-    let settings = overlap.into_iter().chain(setting("wgmma", "HADAL_CUDA_WGMMA")).collect();
+    let settings = [
+        setting("overlap", "HADAL_CUDA_OVERLAP"),
+        setting("wgmma", "HADAL_CUDA_WGMMA"),
+        setting("join", "HADAL_CUDA_JOIN"),
+    ];
+    let settings = settings.into_iter().flatten().collect();
     let options = OpenOptions { settings, ..OpenOptions::default() };
     let device = CudaBackend::default().open(name.ordinal, &options);
     let device = device.unwrap_or_else(|error| panic!("{name}: {error}"));

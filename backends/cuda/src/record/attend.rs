@@ -292,7 +292,7 @@ pub(crate) fn project(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     launches
 }
 
-/// The same, and a scatter that nobody but attention had to be waited for with; none where it takes a launch of its own.
+/// The same and the scatter behind it, beside the last product; none where that takes a launch of its own.
 pub(crate) fn project_and(op: &Op, scope: &Scope<'_>, scatter: &Scatter) -> Option<Vec<Launch>> {
     let Op::AttendProject(op) = op else { unreachable!("attend_project of {}", op.name()) };
     let (mut launches, z) = latents(op, scope);

@@ -19,6 +19,8 @@ struct Kernel {
 const SIMT: Kernel = Kernel { name: "matmul", outputs: 4, rows: 8 };
 const FEW: Kernel = Kernel { name: "matmul_few", outputs: 16, rows: 8 };
 const MANY: Kernel = Kernel { name: "matmul_many", outputs: 64, rows: 64 };
+/// Rows of a product of few.
+pub(crate) const FEW_ROWS: u32 = FEW.rows;
 /// `MANY` with the products of a warp group.
 const WIDE: Kernel = Kernel { name: "matmul_wide", outputs: 64, rows: 64 };
 /// Its shared memory: a tile of x, 8 steps of 64 rows of 32 bytes and 16 more.

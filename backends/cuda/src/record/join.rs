@@ -11,8 +11,10 @@ use std::ops::Range;
 use hal::op::{Convert, ConvertForm, Matmul};
 use hal::{Access, Node, Op, RowCodec, Tensor};
 
-use super::then::Then;
-use super::{Args, Place, Scope, attend, convert, finish, gemm, is_plain, is_real, rows, stream};
+use super::then::{COUNTERS, Then};
+use super::{
+    Args, Place, Scope, attend, convert, finish, gemm, is_plain, is_real, moe, rows, stream,
+};
 use crate::driver::{Address, Launch};
 use crate::memory::address_of;
 use crate::table::Entry;
@@ -66,13 +68,47 @@ fn collide(first: &Op, second: &Op, between: Option<&Tensor>) -> bool {
     })
 }
 
-/// The bytes that sites round ahead for the experts behind them: as many as the largest needs.
-pub(crate) fn carried_bytes(nodes: &[Node], joins: bool) -> u64 {
-    let of = |node: &Node| match stream::made_by(&node.op) {
-        Some(out) if joins => 4 * u64::from(out.rows()) * u64::from(out.width()),
-        _ => 0,
-    };
-    nodes.iter().map(of).max().unwrap_or(0).next_multiple_of(256)
+/// Places in front of a plan's workspace that joined launches need, in bytes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Room {
+    /// Counters, if any op may be joined.
+    pub(crate) counters: u64,
+    /// What sites round ahead for the experts behind them, as much as the largest needs.
+    pub(crate) rounded: u64,
+    /// What a shared expert's first half leaves for its second.
+    pub(crate) halves: u64,
+}
+
+impl Room {
+    pub(crate) fn of(nodes: &[Node], scope: &Scope<'_>) -> Room {
+        let mut room = Room::default();
+        for Node { op, .. } in nodes.iter().filter(|_| scope.joins) {
+            if may_count(op) {
+                room.counters = 4 * u64::from(COUNTERS) * gemm::SEVERAL as u64;
+            }
+            if let Some(out) = stream::made_by(op) {
+                let bytes = 4 * u64::from(out.rows()) * u64::from(out.width());
+                room.rounded = room.rounded.max(bytes.next_multiple_of(256));
+            }
+            if let Op::SwigluMlp(mlp) = op
+                && mlp.x.rows() <= gemm::FEW_ROWS
+            {
+                room.halves = room.halves.max(moe::shared_workspace_bytes(op, scope));
+            }
+        }
+        room
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.counters + self.rounded + self.halves
+    }
+}
+
+/// True for ops that may be joined: those with a weight, those that pick from pieces, and a compressor's.
+fn may_count(op: &Op) -> bool {
+    let mut may = matches!(op, Op::Compress(_) | Op::IndexSelect(_) | Op::TopK(_) | Op::Sample(_));
+    op.weights(&mut |_| may = true);
+    may
 }
 
 /// Resolves a program.
@@ -80,10 +116,13 @@ pub(crate) struct Joiner<'a> {
     nodes: &'a [Node],
     entries: &'a [&'static Entry],
     scope: Scope<'a>,
-    /// Where what a site rounds for others lies.
-    carried: Address,
+    /// Where what a site rounds for others lies, and where the half of a shared expert.
+    rounded: Address,
+    halves: Address,
     /// Ops that are part of an earlier launch.
     done: Vec<bool>,
+    /// A shared expert whose first half is part of one, and how that was resolved.
+    begun: Option<(usize, Scope<'a>)>,
 }
 
 impl<'a> Joiner<'a> {
@@ -91,9 +130,12 @@ impl<'a> Joiner<'a> {
         nodes: &'a [Node],
         entries: &'a [&'static Entry],
         scope: Scope<'a>,
-        carried: Address,
+        room: Room,
     ) -> Joiner<'a> {
-        Joiner { nodes, entries, scope, carried, done: vec![false; nodes.len()] }
+        let rounded = scope.counters + room.counters;
+        let done = vec![false; nodes.len()];
+        let halves = rounded + room.rounded;
+        Joiner { nodes, entries, scope, rounded, halves, done, begun: None }
     }
 
     /// The launches of an op, with those of others that are joined to it; ops come in order.
@@ -107,6 +149,8 @@ impl<'a> Joiner<'a> {
             _ if !self.scope.joins => None,
             Op::Matmul(_) => self.products(at),
             Op::AttendProject(_) => self.projection(at),
+            Op::Route(_) | Op::RouteTable(_) => self.router(at),
+            Op::SwigluMlp(_) => self.second_half(at),
             _ => self.site(at),
         };
         joined.unwrap_or_else(|| (self.entries[at].record)(op, &self.scope))
@@ -116,11 +160,9 @@ impl<'a> Joiner<'a> {
     fn forget(&mut self, op: &Op) {
         let Some(rounded) = self.scope.rounded else { return };
         let end = rounded.x.address + u64::from(rounded.x.rows) * rounded.x.stride_bytes;
-        op.operands(&mut |access, tensor| {
-            if access != Access::Read && overlap(&bytes_of(tensor), &(rounded.x.address..end)) {
-                self.scope.rounded = None;
-            }
-        });
+        if writes_to(op, &(rounded.x.address..end)) {
+            self.scope.rounded = None;
+        }
     }
 
     /// True if `op` may run beside those of `beside`, all of which run at the place of the first: past everything
@@ -190,12 +232,45 @@ impl<'a> Joiner<'a> {
     fn projection(&mut self, at: usize) -> Option<Vec<Launch>> {
         let next = self.nodes.get(at + 1)?;
         let Op::Scatter(scatter) = &next.op else { return None };
-        if !rows::scatter_rows_fits(&next.op) || collide_writes(&self.nodes[at].op, &next.op) {
+        // It runs behind everything attention reads, beside the last product.
+        let mut meets = false;
+        next.op.operands(&mut |_, tensor| {
+            meets |= writes_to(&self.nodes[at].op, &bytes_of(tensor));
+        });
+        if meets || !rows::scatter_rows_fits(&next.op) {
             return None;
         }
         let launches = attend::project_and(&self.nodes[at].op, &self.scope, scatter)?;
         self.done[at + 1] = true;
         Some(launches)
+    }
+
+    /// A router and, beside its product, the first half of the shared expert behind it.
+    fn router(&mut self, at: usize) -> Option<Vec<Launch>> {
+        let of = |at: usize| self.nodes.get(at).map(|node| &node.op);
+        let (behind, mlp) = (at + 1..at + 3).find_map(|behind| match of(behind) {
+            Some(Op::SwigluMlp(mlp)) => Some((behind, mlp)),
+            _ => None,
+        })?;
+        let passed = &self.nodes[at..behind];
+        if passed.iter().any(|node| writes_to(&node.op, &bytes_of(&mlp.x))) {
+            return None;
+        }
+        let apart = gemm::counting_apart(&self.scope, 1);
+        let scope = Scope { workspace: self.halves, ..apart };
+        let beside = moe::first_half(mlp, &scope)?;
+        let mut launches = moe::route(&self.nodes[at].op, &self.scope);
+        if ![&launches[0], &beside].iter().all(|l| gemm::is_one_of_several(&scope, l)) {
+            return None;
+        }
+        launches[0] = gemm::several(&scope, vec![launches[0].clone(), beside]);
+        self.begun = Some((behind, scope));
+        Some(launches)
+    }
+
+    fn second_half(&mut self, at: usize) -> Option<Vec<Launch>> {
+        let (_, scope) = self.begun.take_if(|(begun, _)| *begun == at)?;
+        Some(moe::second_half(&self.nodes[at].op, &scope))
     }
 
     /// A site whose rows somebody makes a round trip of next.
@@ -217,7 +292,7 @@ impl<'a> Joiner<'a> {
                 let behind = self.nodes.iter().skip(at + 1).take(3);
                 let codec = behind.filter_map(|node| wanted_by(&node.op, out)).next()?;
                 let x = Place::of(out);
-                let at = Place::packed(self.carried, &x);
+                let at = Place::packed(self.rounded, &x);
                 self.scope.rounded = Some(Rounded { x, codec, at });
                 (at, codec)
             }
@@ -226,17 +301,11 @@ impl<'a> Joiner<'a> {
     }
 }
 
-/// As `collide`, for an op that runs behind everything the first one reads but beside its last product.
-fn collide_writes(first: &Op, second: &Op) -> bool {
-    let mut written = Vec::new();
-    first.operands(&mut |access, tensor| {
-        if access != Access::Read {
-            written.push(bytes_of(tensor));
-        }
-    });
+/// True if an op writes any of these bytes.
+fn writes_to(op: &Op, bytes: &Range<Address>) -> bool {
     let mut any = false;
-    second.operands(&mut |_, tensor| {
-        any |= written.iter().any(|bytes| overlap(bytes, &bytes_of(tensor)));
+    op.operands(&mut |access, tensor| {
+        any |= access != Access::Read && overlap(&bytes_of(tensor), bytes);
     });
     any
 }

@@ -290,15 +290,33 @@ pub(crate) fn shared_workspace_bytes(op: &Op, scope: &Scope<'_>) -> u64 {
 }
 
 pub(crate) fn shared(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
-    let Op::SwigluMlp(op) = op else { unreachable!("swiglu_mlp of {}", op.name()) };
+    let Op::SwigluMlp(mlp) = op else { unreachable!("swiglu_mlp of {}", op.name()) };
+    let mut launches = gates(mlp, scope);
+    launches.extend(second_half(op, scope));
+    launches
+}
+
+/// Everything before the second product.
+fn gates(op: &SwigluMlp, scope: &Scope<'_>) -> Vec<Launch> {
     let Shared { x, mut first, both, hidden, .. } = Shared::new(op, scope);
     let middle = Swiglu { out: hidden, both, shares: None, clamp: op.clamp, round: op.round };
     let gate_up = gemm::of_rows(&both, &x, &op.gate_up, Groups::Cyclic);
     first.extend(gate_up.record_then(scope, &middle.then(), || middle.record(scope)));
-    let out = Place::of(&op.out);
-    let down = gemm::of_rows(&out, &hidden, &op.down, Groups::Cyclic);
-    first.extend(Product { add: Some(Place::of(&op.add)), ..down }.record(scope));
     first
+}
+
+/// The same if it is one launch. The second half finds what it leaves if it is recorded with an equal scope.
+pub(crate) fn first_half(op: &SwigluMlp, scope: &Scope<'_>) -> Option<Launch> {
+    let mut launches = gates(op, scope);
+    if launches.len() == 1 { launches.pop() } else { None }
+}
+
+/// The second product.
+pub(crate) fn second_half(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
+    let Op::SwigluMlp(op) = op else { unreachable!("swiglu_mlp of {}", op.name()) };
+    let (hidden, out) = (Shared::new(op, scope).hidden, Place::of(&op.out));
+    let down = gemm::of_rows(&out, &hidden, &op.down, Groups::Cyclic);
+    Product { add: Some(Place::of(&op.add)), ..down }.record(scope)
 }
 
 /// What both routers are.
