@@ -80,7 +80,7 @@ impl CudaPlan {
             bytes = bytes.max((entry.workspace_bytes)(&node.op, &scope));
             entries.push(entry);
         }
-        let room = Room::of(program.nodes(), &scope);
+        let room = Room::of(program.nodes(), &scope, bytes);
         bytes += room.bytes();
         let label = format!("workspace of {}", options.label);
         let workspace = Workspace::of(&label, bytes, machine)?;

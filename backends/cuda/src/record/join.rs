@@ -71,7 +71,8 @@ fn collide(first: &Op, second: &Op, between: Option<&Tensor>) -> bool {
 /// Places in front of a plan's workspace that joined launches need, in bytes.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Room {
-    /// Counters, if any op may be joined.
+    /// Counters, if any op may be joined; and wherever there is a workspace at all, as plans share that and no other
+    /// may write to them.
     pub(crate) counters: u64,
     /// What sites round ahead for the experts behind them, as much as the largest needs.
     pub(crate) rounded: u64,
@@ -80,12 +81,13 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    pub(crate) fn of(nodes: &[Node], scope: &Scope<'_>) -> Room {
+    /// In front of a workspace of so many bytes.
+    pub(crate) fn of(nodes: &[Node], scope: &Scope<'_>, workspace_bytes: u64) -> Room {
         let mut room = Room::default();
+        if scope.joins && (workspace_bytes > 0 || nodes.iter().any(|node| may_count(&node.op))) {
+            room.counters = 4 * u64::from(COUNTERS) * gemm::SEVERAL as u64;
+        }
         for Node { op, .. } in nodes.iter().filter(|_| scope.joins) {
-            if may_count(op) {
-                room.counters = 4 * u64::from(COUNTERS) * gemm::SEVERAL as u64;
-            }
             if let Some(out) = stream::made_by(op) {
                 let bytes = 4 * u64::from(out.rows()) * u64::from(out.width());
                 room.rounded = room.rounded.max(bytes.next_multiple_of(256));
