@@ -356,8 +356,14 @@ DEVICE u32 scale_byte(const Matmul& p, const WeightRow& row, u32 block) {
 // Where a row of the product is read from: null where it is zeros.
 DEVICE const u8* x_row(const Matmul& p, Range range, u32 row) {
     if (row >= range.count) return nullptr;
-    const int from = source_of(p, range.begin + row * range.step);
+    const int from = picked(p.source, range.begin + row * range.step, p.x.rows);
     return from < 0 ? nullptr : row_of(p.x, (u32)from);
+}
+
+// The same where rows may be picks.
+DEVICE const u8* few_row(const Matmul& p, Range range, u32 row) {
+    if (!p.picks) return x_row(p, range, row);
+    return row < range.count ? row_of(p.x, (range.begin + row) / p.per) : nullptr;
 }
 
 // This lane's part of a row of x.
@@ -378,7 +384,7 @@ DEVICE void few(const Matmul& p, u32 group, u32 output, Range range, u32 first, 
     const WeightRow low = weight_row(p, group, output, g);
     const WeightRow high = weight_row(p, group, output, g + 8);
     const u32 blocks = ceil_div(p.x.width, FOLD);
-    const u8* const x_at = x_row(p, range, first + g);
+    const u8* const x_at = few_row(p, range, first + g);
     Codes<E> a, b;
     Codes<W_BF16> x;
     const auto bring = [&](u32 block) {
