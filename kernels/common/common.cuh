@@ -15,6 +15,8 @@ typedef unsigned long long u64;
 
 #ifndef HADAL_SHIM
 #define DEVICE static __device__ __forceinline__
+// A call of its own, which takes no registers from the loops before it.
+#define DEVICE_APART static __device__ __noinline__
 // What every kernel begins with. Where a driver lets launches overlap (from Hopper on, and only if asked to), the next
 // kernel may get ready from here on, and this one waits until all before it are done and their writes are seen.
 // Everywhere else it does nothing.

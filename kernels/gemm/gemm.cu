@@ -257,7 +257,7 @@ DEVICE bool work_of(const Matmul& p, u32 tile, Work* work) {
 
 // One row of what is done next: `width` outputs of a part.
 template <bool SITES>
-DEVICE void next_row(const Then& t, u32 row, u32 part, u32 width, float* shared) {
+DEVICE_APART void next_row(const Then& t, u32 row, u32 part, u32 width, float* shared) {
     const u32 first = part * t.unit;
     switch (t.next) {
         // Each part is a row of its own there: a head.

@@ -21,6 +21,7 @@
 #endif
 
 #define DEVICE static inline __attribute__((always_inline))
+#define DEVICE_APART static __attribute__((noinline))
 #define __syncthreads shim_syncthreads
 #define __shared__ static
 #define EXPORT extern "C" __attribute__((visibility("default")))
