@@ -316,9 +316,15 @@ fn picks(bench: &Bench, rows: u32) -> Result<Arc<dyn Plan>> {
     bench.device.compile(&builder.finish()?, &options)
 }
 
+/// Every launch its own: no counters lie in front of a workspace.
+fn apart() -> OpenOptions {
+    let settings = vec![("join".to_owned(), "off".to_owned())];
+    OpenOptions { settings, ..OpenOptions::default() }
+}
+
 #[test]
 fn plans_share_a_workspace_that_is_large_enough_and_take_turns() {
-    let bench = Bench::new(&OpenOptions::default());
+    let bench = Bench::new(&apart());
     let workspace = |rows| {
         let before = bench.device.memory().used_bytes;
         let plan = picks(&bench, rows).unwrap();
@@ -346,7 +352,7 @@ fn plans_share_a_workspace_that_is_large_enough_and_take_turns() {
 
 #[test]
 fn a_plan_whose_workspace_does_not_fit_is_refused_when_it_is_compiled() {
-    let bench = Bench::new(&OpenOptions::default());
+    let bench = Bench::new(&apart());
     let tensor = |dims: &[u32], dtype: DType| {
         let shape = Shape::new(dims);
         let size_bytes = shape.elements() * dtype.size_bytes();
