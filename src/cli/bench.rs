@@ -93,7 +93,7 @@ struct Timing {
 
 impl Timing {
     fn rate(&self) -> f64 {
-        f64::from(self.tokens * self.streams) / self.time.as_secs_f64().max(1e-9)
+        f64::from(self.tokens) * f64::from(self.streams) / self.time.as_secs_f64().max(1e-9)
     }
 }
 
