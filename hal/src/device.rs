@@ -92,6 +92,9 @@ pub trait Device: Send + Sync {
         Ok(HostSlot::new(Box::new(vec![0u8; bytes as usize])))
     }
 
+    /// Waits until what the device does by itself behind a load is done. Nothing needs it but who measures.
+    fn settle(&self) {}
+
     /// Memory in use.
     fn memory(&self) -> MemoryReport;
 

@@ -124,10 +124,12 @@ pub trait ByteOwner: Send + Sync {
     /// All bytes.
     fn bytes(&self) -> &[u8];
 
-    /// Those in `range` were copied and will hardly be read again: an owner that can read them anew may let
-    /// their memory go. They stay readable.
-    fn release(&self, range: Range<usize>) {
-        let _ = range;
+    /// A device reads them in place, again and again: an owner whose memory reads slowly may exchange it for faster
+    /// memory, a piece at a time, as long as `go_on` agrees to the bytes of the next piece. Addresses and
+    /// bytes stay, also for who reads meanwhile. Gives the bytes exchanged; most owners have none.
+    fn promote(&self, go_on: &mut dyn FnMut(u64) -> bool) -> u64 {
+        let _ = go_on;
+        0
     }
 }
 
@@ -166,9 +168,9 @@ impl SharedBytes {
         &self.owner.bytes()[self.range.clone()]
     }
 
-    /// Tells their owner that they were copied: [`ByteOwner::release`].
-    pub fn release(&self) {
-        self.owner.release(self.range.clone());
+    /// Who keeps them.
+    pub fn owner(&self) -> &Arc<dyn ByteOwner> {
+        &self.owner
     }
 }
 

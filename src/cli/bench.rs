@@ -1,9 +1,10 @@
 //! `hadal bench`: how fast prompts are read and tokens written, over context sizes, and how near that
 //! is to what the machine can do.
 //!
-//! Before anything is timed, one step of each size runs untimed, so that weights are in memory and
-//! plans are compiled. Prompts are arbitrary token ids; generated tokens are greedy. On a shared
-//! machine the ratios to the bandwidth and the peak, measured in the same run, mean more than times.
+//! Before anything is timed, one step of each size runs untimed, so that weights are in memory and plans are
+//! compiled; and the device has done what it does behind a load. Prompts are arbitrary token ids; generated tokens are
+//! greedy. On a shared machine the ratios to the bandwidth and the peak, measured in the same run, mean more than
+//! times.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,6 +39,8 @@ const GENERATED: u32 = 32;
 const PROBE_NUMBERS: usize = 1 << 26;
 /// Times of ops that are kept of one stretch.
 const EVENTS_MAX: usize = 1 << 20;
+/// Waits that are worth a word.
+const SETTLED_MIN: Duration = Duration::from_millis(10);
 /// Windows of which the best counts.
 const PROBE_WINDOWS: usize = 5;
 
@@ -130,6 +133,9 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let mut bench = Bench { engine, interrupt, seed: 1, ring, profiles: Vec::new() };
     let mut timings = Vec::new();
     bench.warm_up()?;
+    let settling = Instant::now();
+    bench.engine.device().settle();
+    let settled = settling.elapsed();
     for &length in &workload.prefills {
         timings.push(bench.prefill(length)?);
     }
@@ -149,6 +155,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         engine,
         timings,
         load,
+        settled,
         peak_rss,
         threads,
         isa,
@@ -318,6 +325,8 @@ struct Report {
     size: Ledger,
     timings: Vec<Timing>,
     load: Duration,
+    /// What was waited, before anything was timed, for weights to be where the device wants them.
+    settled: Duration,
     peak_rss: Option<f64>,
     threads: u32,
     isa: Isa,
@@ -331,13 +340,20 @@ impl Report {
         let info = self.engine.device().info();
         let numerics = self.engine.options().numerics;
         let mut text = format!(
-            "{} on {} ({}), {numerics} numerics, {} threads; loaded in {}\n",
+            "{} on {} ({}), {numerics} numerics, {} threads; loaded in {}",
             self.source,
             hadal::registry::name_of(info),
             info.name,
             self.threads,
             term::seconds(self.load)
         );
+        if self.settled >= SETTLED_MIN {
+            text.push_str(&format!(
+                ", weights moved after another {}",
+                term::seconds(self.settled)
+            ));
+        }
+        text.push('\n');
         if let Some(peak) = &self.peak {
             text.push_str(&format!(
                 "measured: {:.1} GB/s read, {:.0} GFLOP/s f32 FMA\n",

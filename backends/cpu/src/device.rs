@@ -12,7 +12,7 @@ use hal::{
 use kernels::common::isa::{Isa, Level};
 use kernels::common::pool::{Pool, THREADS_MAX};
 
-use crate::huge::HugePages;
+use crate::huge::Promoter;
 use crate::memory::{CpuBuffer, Ledger};
 use crate::plan::{CpuPlan, Machine};
 use crate::queue::{CpuQueue, Shared};
@@ -21,8 +21,9 @@ use crate::{machine, table, weight};
 /// The CPU as a kind of hardware: one device.
 ///
 /// Settings of [`Backend::open`]: `threads=N` (default: all the process may use), `isa=scalar`,
-/// `isa=avx2`, … (default: the strongest the processor has), `huge_pages=on` (default: off) copies weights
-/// into huge pages as far as memory goes.
+/// `isa=avx2`, … (default: the strongest the processor has), `huge_pages=auto` (default), `on`, `off`: whether
+/// mapped files of weights are moved to huge pages behind a load, up to half of the memory. `auto` does so where
+/// there is one memory node: on more, one thread would move all weights to its own.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuBackend;
 
@@ -30,23 +31,20 @@ pub struct CpuBackend;
 struct Settings {
     isa: Isa,
     threads: usize,
-    /// Bytes of weights that may be copied into huge pages.
+    /// Bytes of weights that may be moved to huge pages.
     huge_bytes: u64,
 }
 
 impl Settings {
     fn parse(options: &OpenOptions) -> Result<Settings> {
         let threads = machine::threads().clamp(1, THREADS_MAX);
-        let mut settings = Settings { isa: Isa::best(), threads, huge_bytes: 0 };
+        let huge_bytes = machine::huge_bytes(false);
+        let mut settings = Settings { isa: Isa::best(), threads, huge_bytes };
         for (name, value) in &options.settings {
             match name.as_str() {
                 "threads" => settings.threads = parse_threads(value)?,
                 "isa" => settings.isa = parse_isa(value)?,
-                "huge_pages" if value == "on" => settings.huge_bytes = machine::huge_bytes(),
-                "huge_pages" if value == "off" => settings.huge_bytes = 0,
-                "huge_pages" => {
-                    return Err(Error::invalid(format!("huge_pages={value}: on or off is wanted")));
-                }
+                "huge_pages" => settings.huge_bytes = parse_huge_pages(value)?,
                 _ => {
                     return Err(Error::invalid(format!(
                         "the cpu has no setting {name}; it has threads, isa and huge_pages"
@@ -63,6 +61,15 @@ fn parse_threads(value: &str) -> Result<usize> {
     threads.ok_or_else(|| {
         Error::invalid(format!("threads={value}: a number from 1 to {THREADS_MAX} is wanted"))
     })
+}
+
+fn parse_huge_pages(value: &str) -> Result<u64> {
+    match value {
+        "auto" => Ok(machine::huge_bytes(false)),
+        "on" => Ok(machine::huge_bytes(true)),
+        "off" => Ok(0),
+        _ => Err(Error::invalid(format!("huge_pages={value}: auto, on or off is wanted"))),
+    }
 }
 
 fn parse_isa(value: &str) -> Result<Isa> {
@@ -111,7 +118,7 @@ impl Backend for CpuBackend {
             isa: settings.isa,
             pool: Arc::new(Pool::new(settings.threads)),
             ledger,
-            huge: HugePages::new(settings.huge_bytes),
+            promoter: Promoter::new(settings.huge_bytes),
             sink: options.sink.clone(),
             begin: Instant::now(),
         };
@@ -169,6 +176,10 @@ impl Device for CpuDevice {
 
     fn queue(&self, _kind: QueueKind) -> Result<Arc<dyn Queue>> {
         Ok(Arc::new(CpuQueue::start(&self.shared)?))
+    }
+
+    fn settle(&self) {
+        self.machine.promoter.settle();
     }
 
     fn memory(&self) -> MemoryReport {

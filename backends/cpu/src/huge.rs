@@ -1,29 +1,18 @@
-//! Room for weights in huge pages.
+//! Moves the files that weights lie in to huge pages, behind the back of who reads them.
 //!
 //! Every token reads most weights once, and a page of 4 KiB of a mapped file costs a walk through the
 //! page tables each time: with pages of 2 MiB a token takes a fifth less time on some machines (figures in
-//! docs/reports/2026-11-28-cpu-xeon.md). Files cannot be mapped in huge pages on an ordinary system, so
-//! weights are copied; who copied one lets the pages of the file go. Only where that is asked for: a system
-//! whose memory is in pieces first has to make room, which took seconds a gigabyte.
+//! docs/reports/2026-11-28-cpu-xeon.md). A thread of its own does it while the model is used already,
+//! because a system whose memory is in pieces takes seconds a gigabyte to make room.
 //!
-//! Refuses nothing: a weight that gets no room here is used where the loader mapped it.
+//! Refuses nothing: what gets no huge page, or comes after the budget is spent, is read where the loader
+//! mapped it.
 
 use std::fs;
-use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{Builder, JoinHandle};
 
-use memmap2::MmapMut;
-
-use crate::memory::{ALIGN_BYTES, Ledger};
-
-/// A huge page.
-const PAGE_BYTES: usize = 2 << 20;
-
-/// What is asked of the system at a time; untouched pages of it cost nothing.
-const CHUNK_BYTES: usize = 64 << 20;
-
-/// Smaller weights are no streams: they stay where they are.
-pub(crate) const WEIGHT_BYTES_MIN: u64 = 1 << 20;
+use hal::ByteOwner;
 
 /// Whether this system gives huge pages to who asks for them.
 pub(crate) fn available() -> bool {
@@ -31,110 +20,113 @@ pub(crate) fn available() -> bool {
     fs::read_to_string(path).is_ok_and(|text| !text.contains("[never]"))
 }
 
-/// Hands out room until its budget is spent.
+/// The thread and what it has to do.
 #[derive(Debug)]
-pub(crate) struct HugePages {
+pub(crate) struct Promoter {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
     state: Mutex<State>,
+    changed: Condvar,
 }
 
-#[derive(Debug)]
 struct State {
-    /// Bytes that may still be handed out.
+    /// Bytes that may still be moved.
     left: u64,
-    chunk: Option<Chunk>,
+    /// All owners there have been. Not kept alive: who drops a model should not wait.
+    owners: Vec<Weak<dyn ByteOwner>>,
+    /// How many of them are done.
+    done: usize,
+    closed: bool,
 }
 
-/// Memory that room is cut from.
-#[derive(Debug)]
-struct Chunk {
-    base: NonNull<u8>,
-    size_bytes: usize,
-    used: usize,
-    map: Arc<MmapMut>,
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} owners, {} bytes left", self.done, self.owners.len(), self.left)
+    }
 }
 
-// SAFETY: `base` points into `map`, which may be sent, and is followed by who was given room only.
-unsafe impl Send for Chunk {}
-
-/// Bytes of a chunk, for one owner. They live as long as this does.
-#[derive(Debug)]
-pub(crate) struct Room {
-    base: NonNull<u8>,
-    size_bytes: usize,
-    ledger: Arc<Ledger>,
-    _map: Arc<MmapMut>,
-}
-
-// SAFETY: a pointer to memory that this owns a share of; its bytes are nobody else's.
-unsafe impl Send for Room {}
-// SAFETY: as above; shared use is by raw pointer only.
-unsafe impl Sync for Room {}
-
-impl HugePages {
-    /// Room for `budget` bytes of weights in all.
-    pub(crate) fn new(budget: u64) -> HugePages {
-        HugePages { state: Mutex::new(State { left: budget, chunk: None }) }
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Zeroed room of `size_bytes`, aligned as buffers are; nothing if the budget, the ledger or the system
-    /// has none.
-    pub(crate) fn room(
-        &self,
-        label: &str,
-        size_bytes: usize,
-        ledger: &Arc<Ledger>,
-    ) -> Option<Room> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = size_bytes.checked_next_multiple_of(ALIGN_BYTES)?;
-        if state.left < taken as u64 {
-            return None;
+    /// Blocks while `waiting` says so.
+    fn wait(&self, waiting: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        let woken = self.changed.wait_while(self.state(), |state| waiting(state));
+        woken.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `bytes` from the budget.
+    fn take(&self, bytes: u64) -> bool {
+        let mut state = self.state();
+        let granted = !state.closed && bytes <= state.left;
+        state.left -= if granted { bytes } else { 0 };
+        granted
+    }
+
+    fn work(&self) {
+        loop {
+            let state = self.wait(|state| !state.closed && state.done == state.owners.len());
+            if state.closed {
+                return;
+            }
+            let owner = state.owners[state.done].upgrade();
+            drop(state);
+            if let Some(owner) = owner {
+                owner.promote(&mut |bytes| Arc::strong_count(&owner) > 1 && self.take(bytes));
+            }
+            self.state().done += 1;
+            self.changed.notify_all();
         }
-        if state.chunk.as_ref().is_none_or(|chunk| chunk.size_bytes - chunk.used < taken) {
-            state.chunk = Some(Chunk::new(taken.max(CHUNK_BYTES))?);
+    }
+}
+
+impl Promoter {
+    /// One that moves up to `budget` bytes.
+    pub(crate) fn new(budget: u64) -> Promoter {
+        let state = State { left: budget, owners: Vec::new(), done: 0, closed: false };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        Promoter { shared, thread: Mutex::new(None) }
+    }
+
+    /// Has an owner moved, once, and returns at once.
+    pub(crate) fn promote(&self, owner: &Arc<dyn ByteOwner>) {
+        let mut state = self.shared.state();
+        let known = |it: &Weak<dyn ByteOwner>| std::ptr::addr_eq(it.as_ptr(), Arc::as_ptr(owner));
+        if state.left == 0 || state.owners.iter().any(known) {
+            return;
         }
-        ledger.take(label, size_bytes as u64).ok()?;
-        state.left -= taken as u64;
-        let chunk = state.chunk.as_mut()?;
-        // SAFETY: what is left of the chunk has room for it.
-        let base = unsafe { chunk.base.add(chunk.used) };
-        chunk.used += taken;
-        let (ledger, map) = (Arc::clone(ledger), Arc::clone(&chunk.map));
-        Some(Room { base, size_bytes, ledger, _map: map })
+        state.owners.push(Arc::downgrade(owner));
+        drop(state);
+        self.shared.changed.notify_all();
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let shared = Arc::clone(&self.shared);
+            let spawned = Builder::new().name("hadal-pages".into()).spawn(move || shared.work());
+            *thread = spawned.ok();
+        }
+    }
+
+    /// Waits until nothing is left to do.
+    pub(crate) fn settle(&self) {
+        if self.thread.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            drop(self.shared.wait(|state| state.done < state.owners.len()));
+        }
     }
 }
 
-impl Chunk {
-    fn new(size_bytes: usize) -> Option<Chunk> {
-        let size_bytes = size_bytes.checked_next_multiple_of(PAGE_BYTES)?;
-        let mut map = huge(size_bytes)?;
-        let base = NonNull::new(map.as_mut_ptr())?;
-        Some(Chunk { base, size_bytes, used: 0, map: Arc::new(map) })
-    }
-}
-
-/// Anonymous memory that the system is asked to put into huge pages.
-#[cfg(target_os = "linux")]
-fn huge(size_bytes: usize) -> Option<MmapMut> {
-    let map = MmapMut::map_anon(size_bytes).ok()?;
-    map.advise(memmap2::Advice::HugePage).ok()?;
-    Some(map)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn huge(_: usize) -> Option<MmapMut> {
-    None
-}
-
-impl Room {
-    /// First byte.
-    pub(crate) fn base(&self) -> *mut u8 {
-        self.base.as_ptr()
-    }
-}
-
-impl Drop for Room {
+impl Drop for Promoter {
     fn drop(&mut self) {
-        self.ledger.give(self.size_bytes as u64);
+        self.shared.state().closed = true;
+        self.shared.changed.notify_all();
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -142,24 +134,44 @@ impl Drop for Room {
 mod tests {
     use super::*;
 
-    #[test]
-    fn room_is_handed_out_until_the_budget_or_the_ledger_is_spent() {
-        let pages = HugePages::new(300);
-        let ledger = Arc::new(Ledger::new(250));
-        let room = |bytes| pages.room("w", bytes, &ledger);
-        if huge(PAGE_BYTES).is_none() {
-            assert!(room(100).is_none(), "no huge pages, no room");
-            return;
+    /// Would move four pieces of 100 bytes; counts them.
+    struct Pieces(Mutex<Vec<u64>>);
+
+    impl ByteOwner for Pieces {
+        fn bytes(&self) -> &[u8] {
+            &[]
         }
-        let first = room(100).expect("within both");
-        let second = room(100).expect("within both");
-        assert!(second.base().addr() - first.base().addr() >= 100, "they do not overlap");
-        assert_eq!(second.base().addr() % ALIGN_BYTES, 0);
-        assert!(room(45).is_none(), "the budget has 44 bytes left");
-        assert_eq!(ledger.report().used_bytes, 200);
-        drop((first, second));
-        assert_eq!(ledger.report().used_bytes, 0);
-        let ledger = Arc::new(Ledger::new(10));
-        assert!(pages.room("w", 20, &ledger).is_none(), "the ledger has 10");
+
+        fn promote(&self, go_on: &mut dyn FnMut(u64) -> bool) -> u64 {
+            let moved = (0..4).take_while(|_| go_on(100)).count() as u64;
+            self.0.lock().unwrap().push(moved);
+            moved
+        }
+    }
+
+    #[test]
+    fn every_owner_is_moved_once_until_the_budget_is_spent() {
+        let promoter = Promoter::new(650);
+        promoter.settle();
+        let pieces: Vec<_> = (0..3).map(|_| Arc::new(Pieces(Mutex::default()))).collect();
+        let owners: Vec<Arc<dyn ByteOwner>> = pieces.iter().map(|it| Arc::clone(it) as _).collect();
+        for _ in 0..2 {
+            owners.iter().for_each(|owner| promoter.promote(owner));
+            promoter.settle();
+        }
+        let moved: Vec<_> = pieces.iter().map(|it| it.0.lock().unwrap().clone()).collect();
+        assert_eq!(moved, [vec![4], vec![2], vec![0]]);
+    }
+
+    #[test]
+    fn an_owner_that_nobody_else_keeps_is_not_moved() {
+        let promoter = Promoter::new(650);
+        let owner: Arc<dyn ByteOwner> = Arc::new(Pieces(Mutex::default()));
+        let weak = Arc::downgrade(&owner);
+        promoter.promote(&owner);
+        drop(owner);
+        promoter.settle();
+        assert_eq!(weak.strong_count(), 0);
+        drop(promoter);
     }
 }

@@ -35,11 +35,18 @@ pub(crate) fn memory_bytes() -> u64 {
     }
 }
 
-/// Bytes of weights that may be copied into huge pages: half of the memory, three quarters of what is free, and
-/// none where the system has no such pages.
-pub(crate) fn huge_bytes() -> u64 {
+/// Bytes of weights that may be moved to huge pages: half of the memory, three quarters of what is free; none
+/// where the system has no such pages or, unless `spread`, memory of more than one node.
+pub(crate) fn huge_bytes(spread: bool) -> u64 {
     let free = meminfo("MemAvailable:").unwrap_or(0);
-    if huge::available() { (memory_bytes() / 2).min(free / 4 * 3) } else { 0 }
+    let wanted = huge::available() && (spread || !has_nodes());
+    if wanted { (memory_bytes() / 2).min(free / 4 * 3) } else { 0 }
+}
+
+/// Whether memory is of several nodes, each nearer to some processors than to others.
+fn has_nodes() -> bool {
+    let online = fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default();
+    online.contains(['-', ','])
 }
 
 /// Findings for `hadal doctor`.
@@ -50,11 +57,11 @@ pub(crate) fn findings() -> Vec<String> {
         format!("{}: instruction sets {}, uses {}", processor(), sets.join(" "), Isa::best()),
         format!("{} threads, {:.1} GiB of memory", threads(), gib(memory_bytes())),
     ];
-    lines.push(match huge_bytes() {
-        0 => "no huge pages: /sys/kernel/mm/transparent_hugepage/enabled rules them out".into(),
-        bytes => format!(
-            "HADAL_CPU_HUGE_PAGES=on copies up to {:.1} GiB of weights into huge pages: loading takes longer, \
-             tokens come faster on some machines",
+    lines.push(match (huge_bytes(false), huge::available()) {
+        (0, true) => "huge pages are left out, memory is of several nodes: HADAL_CPU_HUGE_PAGES=on uses them".into(),
+        (0, false) => "no huge pages: /sys/kernel/mm/transparent_hugepage/enabled rules them out".into(),
+        (bytes, _) => format!(
+            "mapped weights move to huge pages, up to {:.1} GiB (HADAL_CPU_HUGE_PAGES=off: they stay)",
             gib(bytes)
         ),
     });

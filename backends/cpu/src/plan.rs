@@ -12,7 +12,7 @@ use hal::{
 use kernels::common::isa::Isa;
 use kernels::common::pool::Pool;
 
-use crate::huge::HugePages;
+use crate::huge::Promoter;
 use crate::memory::{CpuBuffer, Ledger, buffer_of};
 use crate::record::{Record, Room, Scope};
 use crate::table::{self, Entry};
@@ -25,7 +25,7 @@ pub(crate) struct Machine {
     pub(crate) isa: Isa,
     pub(crate) pool: Arc<Pool>,
     pub(crate) ledger: Arc<Ledger>,
-    pub(crate) huge: HugePages,
+    pub(crate) promoter: Promoter,
     pub(crate) sink: Option<Arc<dyn Sink>>,
     /// Zero of the device's clock.
     pub(crate) begin: Instant,

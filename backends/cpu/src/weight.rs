@@ -1,4 +1,4 @@
-//! Weights, kept in the checkpoint's encoding: a copy in huge pages, or the mapped file where it can be lent.
+//! Weights, kept in the checkpoint's encoding: the mapped file itself where it can be lent, else a copy.
 
 use std::any::Any;
 use std::fmt;
@@ -10,14 +10,12 @@ use hal::{
 };
 use kernels::gemm::{self, FiniteNotes, Segment, WeightView};
 
-use crate::huge::{Room, WEIGHT_BYTES_MIN};
-use crate::memory::{ALIGN_BYTES, CpuBuffer, Ledger};
+use crate::memory::{CpuBuffer, Ledger};
 use crate::plan::Machine;
 
 /// What keeps a weight's bytes alive.
 enum Owner {
     Lent(#[allow(dead_code, reason = "held, not read")] SharedBytes),
-    Huge(#[allow(dead_code, reason = "held, not read")] Room),
     Buffer(#[allow(dead_code, reason = "held, not read")] CpuBuffer),
 }
 
@@ -106,10 +104,10 @@ pub(crate) fn load(source: &mut dyn WeightSource, machine: &Machine) -> Result<W
     }
     let mut owners = Vec::new();
     let pieces = match source.lend() {
-        Some(lent) => match copy(&spec, &lent, machine, &mut owners) {
-            Some(pieces) => pieces,
-            None => lend(&spec, lent, &mut owners)?,
-        },
+        Some(lent) => {
+            lent.iter().for_each(|segment| machine.promoter.promote(segment.codes.owner()));
+            lend(&spec, lent, &mut owners)?
+        }
         None => read(&spec, source, ledger, &mut owners)?,
     };
     let segments = cut(&spec, &pieces, ledger, &mut owners)?.into_boxed_slice();
@@ -137,58 +135,6 @@ fn lasting(bytes: &[u8]) -> &'static [u8] {
     // SAFETY: only called on bytes whose owner is pushed to the weight's `_owners`, which live as long
     // as every use of the result; owners do not move or change their bytes.
     unsafe { std::slice::from_raw_parts(bytes.as_ptr(), bytes.len()) }
-}
-
-/// Bytes that a thread copies at a time.
-const COPY_BYTES: usize = 1 << 20;
-
-/// Codes and scales copied into huge pages, if there is room for them; what they were copied from is let go.
-fn copy(
-    spec: &WeightSpec,
-    lent: &[hal::WeightSegment],
-    machine: &Machine,
-    owners: &mut Vec<Owner>,
-) -> Option<Vec<Piece>> {
-    if spec.size_bytes() < WEIGHT_BYTES_MIN || lent.len() != spec.segments() as usize {
-        return None;
-    }
-    let parts = |segment: &hal::WeightSegment| {
-        [Some(segment.codes.clone()), segment.scales.clone()].map(|bytes| bytes.unwrap_or_default())
-    };
-    let sources: Vec<SharedBytes> = lent.iter().flat_map(parts).collect();
-    let mut total = 0;
-    let places: Vec<usize> = sources
-        .iter()
-        .map(|source| {
-            let place = total;
-            total += source.bytes().len().next_multiple_of(ALIGN_BYTES);
-            place
-        })
-        .collect();
-    let room = machine.huge.room(&spec.name, total, &machine.ledger)?;
-    for (source, &place) in sources.iter().zip(&places) {
-        let bytes = source.bytes();
-        machine.pool.run(bytes.len().div_ceil(COPY_BYTES), &|part| {
-            let from = &bytes[part * COPY_BYTES..bytes.len().min((part + 1) * COPY_BYTES)];
-            // SAFETY: the room holds all places; parts do not overlap and nobody reads them yet.
-            unsafe {
-                let target = room.base().add(place + part * COPY_BYTES);
-                std::ptr::copy_nonoverlapping(from.as_ptr(), target, from.len());
-            }
-        });
-        source.release();
-    }
-    let copied = |index: usize| {
-        // SAFETY: copied above, and within the room.
-        lasting(unsafe {
-            let start = room.base().add(places[index]);
-            std::slice::from_raw_parts(start, sources[index].bytes().len())
-        })
-    };
-    let piece = |index| Piece { codes: copied(2 * index), scales: copied(2 * index + 1) };
-    let pieces = (0..lent.len()).map(piece).collect();
-    owners.push(Owner::Huge(room));
-    Some(pieces)
 }
 
 fn lend(

@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,8 +43,8 @@ impl ByteOwner for MappedFile {
         &self.0
     }
 
-    fn release(&self, range: Range<usize>) {
-        self.0.release(range);
+    fn promote(&self, go_on: &mut dyn FnMut(u64) -> bool) -> u64 {
+        self.0.promote(go_on)
     }
 }
 

@@ -259,6 +259,9 @@ impl Device for Compare {
     fn host_slot(&self, bytes: u64) -> Result<HostSlot> {
         self.pair.device.host_slot(bytes)
     }
+    fn settle(&self) {
+        self.pair.device.settle();
+    }
     fn memory(&self) -> MemoryReport {
         self.pair.device.memory()
     }

@@ -146,6 +146,9 @@ impl Device for Fault {
         count(&self.state, Call::HostSlot)?;
         self.inner.host_slot(bytes)
     }
+    fn settle(&self) {
+        self.inner.settle();
+    }
     fn memory(&self) -> MemoryReport {
         self.inner.memory()
     }

@@ -161,6 +161,9 @@ impl Device for Trace {
     fn host_slot(&self, bytes: u64) -> Result<HostSlot> {
         self.log.call(format!("host_slot {bytes} bytes"), self.inner.host_slot(bytes), nothing)
     }
+    fn settle(&self) {
+        self.inner.settle();
+    }
     fn memory(&self) -> MemoryReport {
         self.inner.memory()
     }

@@ -142,6 +142,9 @@ impl Device for Validate {
     fn host_slot(&self, bytes: u64) -> Result<HostSlot> {
         self.inner.host_slot(bytes)
     }
+    fn settle(&self) {
+        self.inner.settle();
+    }
     fn memory(&self) -> MemoryReport {
         self.inner.memory()
     }
