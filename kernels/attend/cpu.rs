@@ -25,6 +25,8 @@ const SPLIT: usize = 512;
 const GROUP_WIDE: usize = 64;
 /// Heads to a part otherwise: one AVX-512 vector.
 const GROUP: usize = 16;
+/// Heads to a part where threads would have nothing to do: keys are decoded anew for each.
+const GROUP_MIN: usize = 8;
 
 /// Most heads of a query.
 pub const HEADS_MAX: usize = 1 << 12;
@@ -67,22 +69,18 @@ pub struct Attend<'a> {
 pub fn attend(isa: Isa, pool: &Pool, op: &Attend<'_>, workspace: &mut [f32]) {
     assert!(op.sink.len() <= HEADS_MAX);
     assert!(op.width() <= WIDTH_MAX);
-    let shape = op.shape(pool.threads());
-    let groups = op.sink.len().div_ceil(shape.group);
-    let parts = op.q.rows() * groups;
-    if !shape.by_split {
-        pool.run(parts, &|part| {
-            whole_part(isa, op, shape.group, part / groups, part % groups);
-        });
+    let cut = op.cut(pool.threads());
+    let parts = op.parts(cut);
+    if !cut.by_split {
+        pool.run(parts, &|part| whole_part(isa, op, &op.part(cut, part)));
         return;
     }
-    let pieces = piece_rows(op, parts, workspace);
+    let pieces = piece_rows(op, cut, workspace);
     let splits = op.splits();
-    pool.run(parts * splits, &|part| {
-        let (part, split) = (part / splits, part % splits);
-        split_part(isa, op, &pieces, split, part / groups, part % groups);
+    pool.run(parts * splits, &|place| {
+        split_part(isa, op, &pieces, place, &op.part(cut, place / splits));
     });
-    pool.run(parts, &|part| merge_part(isa, op, &pieces, part / groups, part % groups));
+    pool.run(parts, &|part| merge_part(isa, op, &pieces, part * splits, &op.part(cut, part)));
 }
 
 /// How a call is cut into parts. Never part of the arithmetic.
@@ -94,14 +92,39 @@ struct Cut {
     by_split: bool,
 }
 
+impl Cut {
+    /// Heads that a part has room for: whole vectors.
+    fn room(self) -> usize {
+        self.group.next_multiple_of(PAD)
+    }
+}
+
+/// Some heads of one row.
+struct Part {
+    row: usize,
+    first: usize,
+    heads: usize,
+    /// Heads that it has room for.
+    room: usize,
+}
+
 impl Attend<'_> {
     /// Floats that [`attend`] wants as workspace on a pool of `threads`.
     pub fn workspace_floats(&self, threads: usize) -> usize {
-        if !self.shape(threads).by_split {
-            return 0;
-        }
-        let parts = self.q.rows() * self.sink.len().div_ceil(GROUP);
-        parts * self.splits() * piece_floats(GROUP, self.width())
+        let cut = self.cut(threads);
+        let pieces = if cut.by_split { self.parts(cut) * self.splits() } else { 0 };
+        pieces * piece_floats(cut.room(), self.width())
+    }
+
+    fn parts(&self, cut: Cut) -> usize {
+        self.q.rows() * self.sink.len().div_ceil(cut.group)
+    }
+
+    fn part(&self, cut: Cut, index: usize) -> Part {
+        let groups = self.sink.len().div_ceil(cut.group);
+        let first = index % groups * cut.group;
+        let heads = cut.group.min(self.sink.len() - first);
+        Part { row: index / groups, first, heads, room: cut.room() }
     }
 
     pub(super) fn width(&self) -> usize {
@@ -118,7 +141,7 @@ impl Attend<'_> {
         (self.near.index.width() + far).div_ceil(SPLIT).max(1)
     }
 
-    fn shape(&self, threads: usize) -> Cut {
+    fn cut(&self, threads: usize) -> Cut {
         let (rows, heads) = (self.q.rows(), self.sink.len());
         // Four parts to a thread even out what the scheduler does to them.
         let enough = if threads == 1 { 1 } else { 4 * threads };
@@ -127,8 +150,9 @@ impl Attend<'_> {
         if rows * heads.div_ceil(wide) >= enough {
             return Cut { group: wide, by_split: false };
         }
-        let by_split = rows * heads.div_ceil(GROUP) < enough && self.splits() > 1;
-        Cut { group: GROUP, by_split }
+        let parts = rows * heads.div_ceil(GROUP);
+        let by_split = parts < enough && self.splits() > 1;
+        Cut { group: if parts < threads { GROUP_MIN } else { GROUP }, by_split }
     }
 
     /// Keys `first..first + SPLIT` of query `row`, and whether there are more behind.
@@ -181,7 +205,7 @@ impl Keys {
         self.len += taken;
     }
 
-    /// Decodes keys `first..first + count` to rows of `stride` floats, zero behind the width.
+    /// Decodes keys from `first` on to rows of `stride` floats, zero behind the width up to whole vectors.
     #[inline(always)]
     pub(super) fn load(
         &self,
@@ -200,15 +224,14 @@ impl Keys {
         for (place, out) in (first..self.len).zip(out.chunks_exact_mut(stride)) {
             let cache: &KeyRows = if place < self.near { &op.near.cache } else { far };
             cache.load(isa, self.rows[place] as usize, out);
-            out[width..].fill(0.0);
+            out[width..width.next_multiple_of(PAD)].fill(0.0);
         }
     }
 }
 
-/// All keys of some heads of one row.
-fn whole_part(isa: Isa, op: &Attend<'_>, group: usize, row: usize, part: usize) {
-    let (first, width) = (part * group, op.width());
-    let heads = group.min(op.sink.len() - first);
+/// All keys of a part.
+fn whole_part(isa: Isa, op: &Attend<'_>, part: &Part) {
+    let (&Part { row, first, heads, room: group }, width) = (part, op.width());
     scratch::with(|block| {
         let (mut room, rest) = rooms(block, group, width);
         let (sums, rest) = rest.split_at_mut(piece_floats(group, width));
@@ -236,58 +259,47 @@ fn whole_part(isa: Isa, op: &Attend<'_>, group: usize, row: usize, part: usize) 
 }
 
 /// The workspace as one row per (part, split).
-fn piece_rows(op: &Attend<'_>, parts: usize, workspace: &mut [f32]) -> RowsMut<f32> {
-    let (floats, count) = (piece_floats(GROUP, op.width()), parts * op.splits());
+fn piece_rows(op: &Attend<'_>, cut: Cut, workspace: &mut [f32]) -> RowsMut<f32> {
+    let floats = piece_floats(cut.room(), op.width());
+    let count = op.parts(cut) * op.splits();
     assert!(workspace.len() >= count * floats, "attend: workspace of {} floats", workspace.len());
     // SAFETY: inside the slice, which this call holds alone.
     unsafe { RowsMut::from_raw(workspace.as_mut_ptr(), floats, count, floats) }
 }
 
-/// One split of some heads of one row, left in the workspace.
-fn split_part(
-    isa: Isa,
-    op: &Attend<'_>,
-    pieces: &RowsMut<f32>,
-    split: usize,
-    row: usize,
-    part: usize,
-) {
-    let (first, width) = (part * GROUP, op.width());
-    let heads = GROUP.min(op.sink.len() - first);
-    let keys = op.keys(row, split * SPLIT);
+/// One split of a part, left in row `place` of the workspace: of (part, split).
+fn split_part(isa: Isa, op: &Attend<'_>, pieces: &RowsMut<f32>, place: usize, part: &Part) {
+    let (&Part { row, first, heads, room }, width) = (part, op.width());
+    let keys = op.keys(row, place % op.splits() * SPLIT);
     if keys.len == 0 {
         return;
     }
-    let groups = op.sink.len().div_ceil(GROUP);
-    let place = (row * groups + part) * op.splits() + split;
     // SAFETY: this row of the workspace belongs to this part.
     let piece = unsafe { pieces.shared(place, 0..pieces.width()) };
-    let mut piece = Piece::new(piece, GROUP);
+    let mut piece = Piece::new(piece, room);
     scratch::with(|block| {
-        let (mut room, _) = rooms(block, GROUP, width);
+        let (mut room, _) = rooms(block, room, width);
         load_heads(isa, &op.q, row, first..first + heads, width, piece.sums, room.queries);
         fold(isa, op, &keys, heads, &mut room, &mut piece);
     });
 }
 
-/// Merges the splits of some heads of one row and writes them.
-fn merge_part(isa: Isa, op: &Attend<'_>, pieces: &RowsMut<f32>, row: usize, part: usize) {
-    let (first, splits) = (part * GROUP, op.splits());
-    let heads = GROUP.min(op.sink.len() - first);
-    let place = (row * op.sink.len().div_ceil(GROUP) + part) * splits;
+/// Merges the splits of a part, from row `place` of the workspace on, and writes its heads.
+fn merge_part(isa: Isa, op: &Attend<'_>, pieces: &RowsMut<f32>, place: usize, part: &Part) {
+    let &Part { row, first, heads, room } = part;
     // SAFETY: the rows of the workspace of this row and these heads belong to this part, and differ.
     let piece = |split| unsafe { pieces.shared(place + split, 0..pieces.width()) };
-    let mut sums = Piece::new(piece(0), GROUP);
+    let mut sums = Piece::new(piece(0), room);
     if op.keys(row, 0).len == 0 {
         let width = op.width();
         write_zeros(isa, op, row, first, heads, &mut sums.sums[..width]);
         return;
     }
-    for split in 1..splits {
+    for split in 1..op.splits() {
         if op.keys(row, split * SPLIT).len == 0 {
             break;
         }
-        sums.merge(isa, &Piece::new(piece(split), GROUP), heads);
+        sums.merge(isa, &Piece::new(piece(split), room), heads);
     }
     sums.finish(isa, op, row, first, heads);
 }

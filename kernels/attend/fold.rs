@@ -205,11 +205,13 @@ unsafe fn values<S: Simd>(
     let width = piece.sums.len() / group;
     assert!(room.keys.len() == BLOCK * stride && room.scores.len() == BLOCK * group);
     assert!(heads <= group && width <= stride && count <= BLOCK);
+    // Tiles of equal size rather than full ones and a stump, whose few chains would wait for each other.
+    let tile_heads = heads.div_ceil(heads.div_ceil(TILE_HEADS));
     let mut column = 0;
     while column < width {
         let vectors = (width - column) / S::LANES;
         let mut done = 0;
-        for head in (0..heads).step_by(TILE_HEADS) {
+        for head in (0..heads).step_by(tile_heads) {
             let tile = ValueTile {
                 scores: room.scores[head..].as_ptr(),
                 rescale: room.rescale[head..].as_ptr(),
@@ -223,13 +225,13 @@ unsafe fn values<S: Simd>(
             };
             // SAFETY: features by the caller; the addresses are good for these heads, `count` keys and
             // the columns up to `width`.
-            done = unsafe { value_tile::<S>(TILE_HEADS.min(heads - head), vectors, &tile) };
+            done = unsafe { value_tile::<S>(tile_heads.min(heads - head), vectors, &tile) };
         }
         column += done * S::LANES;
     }
 }
 
-/// Heads in a register tile of the weighted sum.
+/// Most heads in a register tile of the weighted sum.
 const TILE_HEADS: usize = 6;
 
 /// Where a tile of the weighted sum lies.

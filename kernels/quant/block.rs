@@ -9,7 +9,9 @@ use super::formats::{
     scale_e4m3, value_e2m1, value_e4m3,
 };
 use super::per_isa;
-use crate::common::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::x86;
+use crate::common::isa::{Isa, Level};
 
 /// The code formats that blocks are quantised to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,20 +86,34 @@ pub fn dequantise(
     scales: &[u8],
     values: &mut [f32],
 ) {
+    decode(isa, form, block, codes, scales, values, &[], &mut []);
+}
+
+/// [`dequantise`], and a tail of little-endian bf16 in the same breath: what a cached row is made of.
+#[allow(clippy::too_many_arguments, reason = "two pairs of slices")]
+pub(super) fn decode(
+    isa: Isa,
+    form: Form,
+    block: usize,
+    codes: &[u8],
+    scales: &[u8],
+    values: &mut [f32],
+    tail: &[u8],
+    plain: &mut [f32],
+) {
     assert_eq!(codes.len(), form.code_bytes(values.len()));
     assert_eq!(scales.len(), values.len().div_ceil(block));
-    match form {
-        Form::E4m3 => per_isa!(
-            isa,
-            dequantise_e4m3(block: usize, codes: &[u8], scales: &[u8], values: &mut [f32])
-        ),
-        Form::E2m1 => {
-            assert!(block.is_multiple_of(2));
-            per_isa!(
-                isa,
-                dequantise_e2m1(block: usize, codes: &[u8], scales: &[u8], values: &mut [f32])
-            );
-        }
+    assert_eq!(tail.len(), 2 * plain.len());
+    assert!(form == Form::E4m3 || block.is_multiple_of(2));
+    let row = Coded { form, block, codes, scales, tail };
+    match isa.level() {
+        // SAFETY: an `Isa` proves that the processor has the features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { decode_avx512(&row, values, plain) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { decode_avx2(&row, values, plain) },
+        _ => decode_body(&row, values, plain, |_, _, _| false, |_, _, _| false),
     }
 }
 
@@ -232,29 +248,71 @@ fn quantise_e2m1(block: usize, values: &[f32], codes: &mut [u8], scales: &mut [u
     }
 }
 
+/// What a row of values is made of.
+struct Coded<'a> {
+    form: Form,
+    block: usize,
+    codes: &'a [u8],
+    scales: &'a [u8],
+    tail: &'a [u8],
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn decode_avx512(row: &Coded<'_>, values: &mut [f32], plain: &mut [f32]) {
+    let e4m3 = |codes: &[u8], scale, values: &mut [f32]| x86::e4m3_avx512(codes, scale, values);
+    let e2m1 = |codes: &[u8], scale, values: &mut [f32]| x86::e2m1_avx512(codes, scale, values);
+    decode_body(row, values, plain, e4m3, e2m1);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn decode_avx2(row: &Coded<'_>, values: &mut [f32], plain: &mut [f32]) {
+    let e4m3 = |codes: &[u8], scale, values: &mut [f32]| x86::e4m3_avx2(codes, scale, values);
+    let e2m1 = |codes: &[u8], scale, values: &mut [f32]| x86::e2m1_avx2(codes, scale, values);
+    decode_body(row, values, plain, e4m3, e2m1);
+}
+
+/// Blocks that the fast ways refuse are decoded code by code.
 #[inline(always)]
-fn dequantise_e4m3(block: usize, codes: &[u8], scales: &[u8], values: &mut [f32]) {
-    for ((values, codes), scale) in values.chunks_mut(block).zip(codes.chunks(block)).zip(scales) {
-        let factor = E8M0[*scale as usize];
-        for (value, code) in values.iter_mut().zip(codes) {
-            *value = value_e4m3(*code) * factor;
+fn decode_body(
+    row: &Coded<'_>,
+    values: &mut [f32],
+    plain: &mut [f32],
+    e4m3: impl Fn(&[u8], u8, &mut [f32]) -> bool,
+    e2m1: impl Fn(&[u8], u8, &mut [f32]) -> bool,
+) {
+    let code_bytes = row.form.code_bytes(row.block);
+    let blocks = values.chunks_mut(row.block).zip(row.codes.chunks(code_bytes));
+    for ((values, codes), &scale) in blocks.zip(row.scales) {
+        match row.form {
+            Form::E4m3 if !e4m3(codes, scale, values) => dequantise_e4m3(codes, scale, values),
+            Form::E2m1 if !e2m1(codes, scale, values) => dequantise_e2m1(codes, scale, values),
+            _ => {}
         }
+    }
+    for (value, bytes) in plain.iter_mut().zip(row.tail.as_chunks::<2>().0) {
+        *value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
     }
 }
 
 #[inline(always)]
-fn dequantise_e2m1(block: usize, codes: &[u8], scales: &[u8], values: &mut [f32]) {
-    for ((values, codes), scale) in
-        values.chunks_mut(block).zip(codes.chunks(block / 2)).zip(scales)
-    {
-        let factor = E8M0[*scale as usize];
-        // Whole pairs in a loop without a branch, which the compiler makes vectors of.
-        let (pairs, odd) = values.as_chunks_mut::<2>();
-        for (pair, code) in pairs.iter_mut().zip(codes) {
-            *pair = [value_e2m1(code & 15) * factor, value_e2m1(code >> 4) * factor];
-        }
-        if let ([value], Some(code)) = (odd, codes.last()) {
-            *value = value_e2m1(code & 15) * factor;
-        }
+fn dequantise_e4m3(codes: &[u8], scale: u8, values: &mut [f32]) {
+    let factor = E8M0[scale as usize];
+    for (value, code) in values.iter_mut().zip(codes) {
+        *value = value_e4m3(*code) * factor;
+    }
+}
+
+#[inline(always)]
+fn dequantise_e2m1(codes: &[u8], scale: u8, values: &mut [f32]) {
+    let factor = E8M0[scale as usize];
+    // Whole pairs in a loop without a branch, which the compiler makes vectors of.
+    let (pairs, odd) = values.as_chunks_mut::<2>();
+    for (pair, code) in pairs.iter_mut().zip(codes) {
+        *pair = [value_e2m1(code & 15) * factor, value_e2m1(code >> 4) * factor];
+    }
+    if let ([value], Some(code)) = (odd, codes.last()) {
+        *value = value_e2m1(code & 15) * factor;
     }
 }

@@ -8,9 +8,9 @@
 //! Encoding re-derives the codes from values that were already rounded ([`super::round_trip`], then
 //! nothing that changes them), so it loses nothing; values that were not are rounded here.
 
-use super::block::{Form, dequantise, quantise};
+use super::block::{Form, decode, quantise};
 use crate::common::isa::Isa;
-use crate::common::real::{narrow_bf16, widen_bf16};
+use crate::common::real::narrow_bf16;
 use hal::RowCodec;
 use half::bf16;
 
@@ -19,7 +19,6 @@ struct Layout {
     form: Form,
     block: usize,
     coded: usize,
-    tail: usize,
     codes_end: usize,
     tail_end: usize,
     scales_end: usize,
@@ -40,7 +39,6 @@ impl Layout {
             form,
             block,
             coded,
-            tail,
             codes_end,
             tail_end,
             scales_end: tail_end + coded.div_ceil(block),
@@ -80,17 +78,8 @@ pub fn decode_row(isa: Isa, codec: RowCodec, row: &[u8], values: &mut [f32]) {
     assert_eq!(row.len(), layout.scales_end.next_multiple_of(4));
     let (coded, plain) = values.split_at_mut(layout.coded);
     let scales = &row[layout.tail_end..layout.scales_end];
-    dequantise(isa, layout.form, layout.block, &row[..layout.codes_end], scales, coded);
-    debug_assert_eq!(plain.len(), layout.tail);
-    let mut buffer = [bf16::ZERO; PIECE];
-    let tail = &row[layout.codes_end..layout.tail_end];
-    for (plain, tail) in plain.chunks_mut(PIECE).zip(tail.chunks(2 * PIECE)) {
-        let buffer = &mut buffer[..plain.len()];
-        for (bytes, value) in tail.chunks_exact(2).zip(buffer.iter_mut()) {
-            *value = bf16::from_le_bytes([bytes[0], bytes[1]]);
-        }
-        widen_bf16(isa, buffer, plain);
-    }
+    let (codes, tail) = row[..layout.tail_end].split_at(layout.codes_end);
+    decode(isa, layout.form, layout.block, codes, scales, coded, tail, plain);
 }
 
 /// Values of the tail converted at a time.

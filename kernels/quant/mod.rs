@@ -1,7 +1,8 @@
 //! The small number formats: codes and scales, block quantisation, cached rows, the Hadamard rotation.
 //!
 //! README.md has the formulas. Everything here gives the same bits on every instruction set: the
-//! loops are element-wise (no sums), so the wide versions are the same code with wider vectors.
+//! loops are element-wise (no sums), so the wide versions are the same code with wider vectors, or one that
+//! gives the same values.
 
 mod block;
 mod codec;
@@ -12,6 +13,8 @@ pub mod formats;
 pub mod oracle;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use block::{Form, dequantise, quantise, round_trip};
 pub use codec::{decode_row, encode_row};
