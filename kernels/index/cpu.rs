@@ -18,11 +18,14 @@ use crate::common::pool::Pool;
 use crate::common::rows::{RealRows, RowsMut};
 use crate::common::scratch;
 use hal::op::Order;
+use std::ops::Range;
 
 /// Query rows that share decoded keys.
 const SHARE: usize = 4;
-/// Entries in a part.
-const STRETCH: usize = 1024;
+/// Most entries in a part.
+const STRETCH_MAX: usize = 1024;
+/// Fewest where threads would have nothing to do: queries are turned anew for each part.
+const STRETCH_MIN: usize = 2 * BLOCK;
 /// Rows whose scores exist at a time in [`index_select`].
 const TILE: usize = 16;
 
@@ -132,14 +135,17 @@ fn page_rows(keys: &Visible, row: usize, picks: &mut [i32]) {
 /// Scores of queries `first..first + rows` to the first rows of `op.out`.
 fn score_rows(isa: Isa, pool: &Pool, op: &IndexScore, first: usize, rows: usize) {
     let visible = (first..first + rows).map(|row| op.keys.count(row)).max().unwrap_or(0);
-    let (groups, stretches) = (rows.div_ceil(SHARE), visible.div_ceil(STRETCH));
+    let groups = rows.div_ceil(SHARE);
+    let even = visible.div_ceil(pool.threads().div_ceil(groups)).next_multiple_of(BLOCK);
+    let stretch = even.clamp(STRETCH_MIN, STRETCH_MAX);
+    let stretches = visible.div_ceil(stretch);
     pool.run(groups * stretches, &|part| {
         let group = part / stretches * SHARE;
         let work = Work {
             first: first + group,
             rows: SHARE.min(rows - group),
             target: group,
-            entry: part % stretches * STRETCH,
+            entries: part % stretches * stretch..(part % stretches + 1) * stretch,
         };
         scratch::with(|block| score_part(isa, op, &work, block));
     });
@@ -151,8 +157,8 @@ struct Work {
     rows: usize,
     /// Row of `out` for row `first`.
     target: usize,
-    /// First of [`STRETCH`] entries.
-    entry: usize,
+    /// Whole blocks of entries, of which a row may see fewer.
+    entries: Range<usize>,
 }
 
 for_isa! {
@@ -176,14 +182,14 @@ unsafe fn score_body<S: Simd>(isa: Isa, op: &IndexScore, work: &Work, block: &mu
     let (keys, block) = block.split_at_mut(BLOCK * (columns + SKEW));
     let dots = &mut block[..BLOCK * group];
     let queries_of = |row| row * columns * group..(row + 1) * columns * group;
-    for row in (0..work.rows).filter(|row| op.keys.count(work.first + row) > work.entry) {
+    for row in (0..work.rows).filter(|row| op.keys.count(work.first + row) > work.entries.start) {
         let (row_of_q, queries) = (work.first + row, &mut queries[queries_of(row)]);
         load_heads(isa, &op.q, row_of_q, 0..heads, width, keys, queries);
         let weights = &mut weights[row * group..][..group];
         op.weight.load(isa, row_of_q, 0, &mut weights[..heads]);
         weights[heads..].fill(0.0);
     }
-    for first in (work.entry..work.entry + STRETCH).step_by(BLOCK) {
+    for first in work.entries.clone().step_by(BLOCK) {
         let mut held = None;
         for row in 0..work.rows {
             let seen = op.keys.count(work.first + row);
