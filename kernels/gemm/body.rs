@@ -108,6 +108,25 @@ pub(super) unsafe fn prefetch_first<S: Simd, D: Decode<S>>(run: &Run) {
     }
 }
 
+/// Asks for the codes of steps `steps` of weight rows `rows`, as far as there are any.
+///
+/// # Safety
+/// Processor features of `S`.
+#[inline(always)]
+pub(super) unsafe fn prefetch_panel<S: Simd, D: Decode<S>>(
+    run: &Run,
+    rows: std::ops::Range<usize>,
+    steps: std::ops::Range<usize>,
+) {
+    let bytes = (steps.end * D::CODE_BYTES).min(run.code_stride);
+    for row in rows.start..rows.end.min(run.rows) {
+        for at in (steps.start * D::CODE_BYTES..bytes).step_by(LINE_BYTES) {
+            // SAFETY: features by the caller.
+            unsafe { S::prefetch(run.codes.wrapping_add(row * run.code_stride + at)) };
+        }
+    }
+}
+
 /// Sums of weight rows `row..row + W` with `X` rows of `x` from row `first` on.
 ///
 /// # Safety

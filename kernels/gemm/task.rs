@@ -198,8 +198,8 @@ unsafe fn run_rows<S: Family, D: Decode<S>>(
     // rooms have the sizes asserted at compile time; outputs are exclusive by the caller.
     unsafe {
         let out = Sums { base: room.out.as_mut_ptr(), stride: TASK_COLS_MAX };
+        body::prefetch_first::<S, D>(&run);
         if place.rows.count <= DOT_ROWS_MAX {
-            body::prefetch_first::<S, D>(&run);
             let x = permute::<S, D>(place, room, inside.start, D::LIFT);
             dots::<S, D>(&run, x, out);
         } else {
@@ -247,7 +247,7 @@ unsafe fn permute<S: Family, D: Decode<S>>(
     Permuted { base: room.x.as_ptr(), stride, rows: place.rows.count }
 }
 
-/// Dot products, decoding in registers: up to four rows of `x` share a decoded step.
+/// Dot products, decoding in registers: rows of `x` share a decoded step, as many as there are registers for.
 #[inline(always)]
 unsafe fn dots<S: Simd, D: Decode<S>>(run: &Run, x: Permuted, out: Sums) {
     let mut first = 0;
@@ -255,10 +255,16 @@ unsafe fn dots<S: Simd, D: Decode<S>>(run: &Run, x: Permuted, out: Sums) {
         // SAFETY: as the caller of `run_rows` promises.
         first += unsafe {
             match (x.rows - first, S::WIDE) {
-                (4.., true) => dot_rows::<S, D, 4, 4>(run, x, first, out),
+                (8.., true) => dot_rows::<S, D, 2, 8>(run, x, first, out),
+                (7, true) => dot_rows::<S, D, 2, 7>(run, x, first, out),
+                (6, true) => dot_rows::<S, D, 2, 6>(run, x, first, out),
+                (5, true) => dot_rows::<S, D, 2, 5>(run, x, first, out),
+                (4, true) => dot_rows::<S, D, 4, 4>(run, x, first, out),
+                (3, true) => dot_rows::<S, D, 4, 3>(run, x, first, out),
+                (2, true) => dot_rows::<S, D, 8, 2>(run, x, first, out),
                 (4.., false) => dot_rows::<S, D, 2, 4>(run, x, first, out),
-                (2.., true) => dot_rows::<S, D, 8, 2>(run, x, first, out),
-                (2.., false) => dot_rows::<S, D, 4, 2>(run, x, first, out),
+                (3, false) => dot_rows::<S, D, 2, 3>(run, x, first, out),
+                (2, false) => dot_rows::<S, D, 4, 2>(run, x, first, out),
                 _ => dot_rows::<S, D, 8, 1>(run, x, first, out),
             }
         };
@@ -307,8 +313,14 @@ unsafe fn panels<S: Simd, D: Decode<S>>(run: &Run, x: Permuted, out: Sums, room:
                 nan |= u32::from(saw) << c;
             }
             let chunk = Chunk { start, end, last: end == padded, row, rows };
+            // What is decoded next comes while this is multiplied.
+            let (row, start) = if chunk.last { (row + PANEL_ROWS, 0) } else { (row, end) };
+            let steps = start / D::STEP..padded.min(start + CHUNK) / D::STEP;
             // SAFETY: as above.
-            unsafe { tiles::<S>(&chunk, x, out, room) };
+            unsafe {
+                body::prefetch_panel::<S, D>(run, row..row + PANEL_ROWS, steps);
+                tiles::<S>(&chunk, x, out, room);
+            }
         }
         for c in (0..rows).filter(|c| nan >> c & 1 == 1) {
             for i in 0..x.rows {
