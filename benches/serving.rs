@@ -1,13 +1,13 @@
-//! What batching brings: tokens per second of the worker at 1 to 64 streams of the demo model, with the
-//! time to the first token and from token to token.
+//! What batching brings: tokens per second of the worker at 1 to 64 streams of the demo model, or of another, with
+//! the time to the first token and from token to token.
 //!
-//!     cargo bench --bench serving [-- STREAMS TOKENS]
+//!     cargo bench --bench serving [-- STREAMS TOKENS FOLDER]
 //!
 //! Every stream has a prompt of its own, which no cache knows, and draws until its length; none ends by
 //! itself. The times are a reader's, between updates. On a shared machine the ratios mean more than the
 //! rates.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use server::worker::{Client, WorkerOptions, spawn};
 const STREAMS_MAX: u32 = 64;
 const PROMPT_TOKENS: u32 = 64;
 const TOKENS: u32 = 128;
-/// The demo model's end token.
+/// The end token of the demo model and of released ones.
 const END: usize = 1;
 
 /// Forbids the end.
@@ -120,16 +120,18 @@ fn main() {
     let numbers: Vec<u32> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let most = numbers.first().copied().unwrap_or(STREAMS_MAX).clamp(1, STREAMS_MAX);
     let tokens = numbers.get(1).copied().unwrap_or(TOKENS).max(2);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
-    let checkpoint = Checkpoint::open(&folder).expect("the demo is in the tree");
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let folder = std::env::args().skip(1).map(PathBuf::from).find(|it| it.is_dir()).unwrap_or(demo);
+    let checkpoint = Checkpoint::open(&folder).expect("it is a model");
     let tokenizer = Arc::new(Tokenizer::from_folder(&folder).expect("it has a tokenizer"));
     let device = backend_cpu::CpuBackend.open(0, &OpenOptions::default()).expect("there is a CPU");
     let context = PROMPT_TOKENS + tokens + 1;
     let options = ModelOptions { context, sequences: most, ..ModelOptions::default() };
     let engine = Engine::open(device, &checkpoint, &options, &mut |_, _| true).expect("it opens");
     let options = WorkerOptions { cache_bytes: 0, ..WorkerOptions::default() };
+    engine.device().settle();
     let (client, _thread) = spawn(engine, tokenizer, &options).expect("the worker starts");
-    println!("demo model, prompts of {PROMPT_TOKENS} tokens, answers of {tokens}");
+    println!("{}, prompts of {PROMPT_TOKENS} tokens, answers of {tokens}", folder.display());
     println!("                      first token, ms  next token, ms   share of the time, %");
     println!("streams  tokens/s       p50     p95       p50     p95  prefill   decode  sample");
     let mut seed = 0;
