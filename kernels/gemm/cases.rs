@@ -234,12 +234,16 @@ pub fn cases() -> Vec<Case> {
             case("two segments", 7, 192, &[136, 61]),
             case("many rows", 131, 160, &[45]),
             case("long chunks", 14, 1536, &[20]),
+            case("many outputs", 3, 64, &[1100, 300]),
         ]);
         let extreme = [Fill::Wide, Fill::Tiny];
         out.extend(extreme.map(|fill| Case { fill, ..case("extremes", 10, 256, &[140]) }));
         out.push(Case { groups: 3, ..case("cyclic groups", 20, 96, &[17, 16]) });
         let offsets = Some(vec![0, 0, 1, 13, 13, 33]);
         out.push(Case { groups: 5, offsets, ..case("sorted groups", 36, 96, &[40, 3]) });
+        // Few rows on average, many in one group.
+        let offsets = Some(vec![0, 1, 1, 21, 22, 24, 24]);
+        out.push(Case { groups: 6, offsets, ..case("uneven groups", 24, 64, &[1100, 70]) });
     }
     out
 }

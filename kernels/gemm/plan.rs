@@ -1,6 +1,6 @@
 //! Cuts a matmul into tasks and hands them to the pool.
 
-use super::task::{self, DOT_ROWS_MAX, Operands, Part, RowSet, TASK_COLS_MAX, task_rows_max};
+use super::task::{self, DOT_ROWS_MAX, Operands, Part, RowSet, cols_max, task_rows_max};
 use super::weight::{NOTED_ROWS, WeightView};
 use crate::common::isa::{Isa, Level};
 use crate::common::pool::Pool;
@@ -142,12 +142,14 @@ impl<'a> Cut<'a> {
             live_rows: rows,
             block_rows: task_rows_max(weight.cols()),
             outputs: weight.rows(),
-            block_outputs: weight.rows().next_power_of_two().clamp(TASK_COLS_MIN, TASK_COLS_MAX),
+            block_outputs: weight.rows().next_power_of_two(),
             tasks: 0,
         };
         if let RowGroups::Sorted(offsets) = groups {
             cut.live_rows = (offsets[weight.groups()] - offsets[0]) as usize;
         }
+        let most = cols_max(cut.live_rows.div_ceil(cut.group_count));
+        cut.block_outputs = cut.block_outputs.clamp(TASK_COLS_MIN, most);
         let macs = cut.live_rows * cut.outputs * weight.cols();
         let wanted = threads * (macs / TASK_MACS_MIN / threads).clamp(1, TASKS_PER_THREAD);
         while macs > 0 && cut.count() < wanted && cut.halve() {}

@@ -19,8 +19,16 @@ pub(super) const DOT_ROWS_MAX: usize = 8;
 /// Most rows of `x` in a task.
 pub(super) const TASK_ROWS_MAX: usize = 96;
 
-/// Most weight rows in a task.
-pub(super) const TASK_COLS_MAX: usize = 128;
+/// Most weight rows that many rows of `x` are multiplied by at a time.
+pub(super) const PANEL_COLS_MAX: usize = 128;
+
+/// Most weight rows in a task of few rows of `x`, which are permuted once for all of them.
+pub(super) const DOT_COLS_MAX: usize = 1024;
+
+/// Most weight rows whose sums fit for `rows` rows of `x`.
+pub(super) const fn cols_max(rows: usize) -> usize {
+    if rows <= DOT_ROWS_MAX { DOT_COLS_MAX } else { PANEL_COLS_MAX }
+}
 
 /// Weight rows decoded at a time: with [`CHUNK`] columns 16 KiB, half of a first-level cache.
 const PANEL_ROWS: usize = 8;
@@ -36,7 +44,8 @@ const STEP_MAX: usize = 64;
 
 const LANES_MAX: usize = 16;
 const PANEL_FLOATS: usize = PANEL_ROWS * CHUNK;
-const OUT_FLOATS: usize = TASK_ROWS_MAX * TASK_COLS_MAX;
+const OUT_FLOATS: usize = TASK_ROWS_MAX * PANEL_COLS_MAX;
+const _: () = assert!(DOT_ROWS_MAX * DOT_COLS_MAX <= OUT_FLOATS);
 const SUM_FLOATS: usize = TASK_ROWS_MAX * PANEL_ROWS * LANES_MAX;
 const ROW_FLOATS: usize = COLS_MAX + STEP_MAX;
 const X_FLOATS: usize = SCRATCH_FLOATS - PANEL_FLOATS - OUT_FLOATS - SUM_FLOATS - ROW_FLOATS;
@@ -155,7 +164,7 @@ impl<'a> Room<'a> {
     }
 }
 
-/// Rows `inside` of one segment: cut where the FP8 scales change, then multiply.
+/// Rows `inside` of one segment: cut where the FP8 scales change and by the room for sums, then multiply.
 #[inline(always)]
 unsafe fn run_segment<S: Family, D: Decode<S>>(
     place: &Place<'_>,
@@ -169,7 +178,8 @@ unsafe fn run_segment<S: Family, D: Decode<S>>(
     };
     let mut from = inside.start;
     while from < inside.end {
-        let to = (from - from % period).saturating_add(period).min(inside.end);
+        let next = (from - from % period).saturating_add(period);
+        let to = next.min(from + cols_max(place.rows.count)).min(inside.end);
         // SAFETY: features and exclusive outputs by the caller.
         unsafe { run_rows::<S, D>(place, &mut room, from..to) };
         from = to;
@@ -197,7 +207,7 @@ unsafe fn run_rows<S: Family, D: Decode<S>>(
     // SAFETY: features by the caller; `run` lies in the segment, whose sizes the view checked; the
     // rooms have the sizes asserted at compile time; outputs are exclusive by the caller.
     unsafe {
-        let out = Sums { base: room.out.as_mut_ptr(), stride: TASK_COLS_MAX };
+        let out = Sums { base: room.out.as_mut_ptr(), stride: cols_max(place.rows.count) };
         body::prefetch_first::<S, D>(&run);
         if place.rows.count <= DOT_ROWS_MAX {
             let x = permute::<S, D>(place, room, inside.start, D::LIFT);
@@ -324,7 +334,7 @@ unsafe fn panels<S: Simd, D: Decode<S>>(run: &Run, x: Permuted, out: Sums, room:
         }
         for c in (0..rows).filter(|c| nan >> c & 1 == 1) {
             for i in 0..x.rows {
-                room.out[i * TASK_COLS_MAX + row + c] = f32::NAN;
+                room.out[i * out.stride + row + c] = f32::NAN;
             }
         }
     }
@@ -348,7 +358,7 @@ unsafe fn tiles<S: Simd>(chunk: &Chunk, x: Permuted, out: Sums, room: &mut Room<
             let sums = &mut room.sums[(i * PANEL_ROWS + c * S::TILE_ROWS) * S::LANES..];
             let panel = &room.panel[c * CHUNK..];
             // SAFETY: as the caller of `run_rows` promises; `out` has room for whole tiles because
-            // tasks of panels have at most `TASK_COLS_MAX` weight rows, a multiple of `TILE_COLS`.
+            // tasks of panels have at most `PANEL_COLS_MAX` weight rows, a multiple of `TILE_COLS`.
             unsafe {
                 let to = out.base.add(i * out.stride + chunk.row + c);
                 let tile = Tile {
@@ -375,7 +385,7 @@ unsafe fn finish<S: Family, D: Decode<S>>(
     inside: Range<usize>,
 ) {
     for i in 0..place.rows.count {
-        let values = &mut room.out[i * TASK_COLS_MAX..][..inside.len()];
+        let values = &mut room.out[i * cols_max(place.rows.count)..][..inside.len()];
         if place.segment.encoding == Encoding::Int8 {
             let scales = place.segment.scales[4 * inside.start..].as_chunks().0;
             for (value, scale) in values.iter_mut().zip(scales) {
