@@ -224,6 +224,18 @@ impl Make {
         self.weights.len() - 1
     }
 
+    /// Makes one FP8 code of a weight NaN: column `column` of row `row`, counted through all groups.
+    ///
+    /// # Panics
+    /// If the weight is not FP8, `code` no NaN, or the place is outside.
+    pub fn spoil(&mut self, weight: usize, row: u32, column: u32, code: u8) {
+        let WeightData { spec, segments } = &mut self.weights[weight];
+        assert!(matches!(spec.encoding, Encoding::Fp8Block { .. }) && code & 0x7f == 0x7f);
+        assert!(column < spec.cols, "the row ends before column {column}");
+        let (codes, _) = &mut segments[(row / spec.segment_rows) as usize];
+        codes[(row % spec.segment_rows * spec.cols + column) as usize] = code;
+    }
+
     /// The arrays so far, to look at.
     pub fn arrays(&self) -> &[Array] {
         &self.arrays

@@ -222,6 +222,28 @@ mod tests {
         }
     }
 
+    /// True for cases of weights with NaN codes.
+    fn spoilt(case: &Case) -> bool {
+        case.weights.iter().any(|weight| weight.numbers().iter().any(|number| number.is_nan()))
+    }
+
+    #[test]
+    fn nan_codes_are_in_cases_of_every_product_and_show_in_some_elements_only() {
+        for op in ["matmul", "moe_experts", "swiglu_mlp"] {
+            let cases = all().into_iter().filter(|case| case.op == op && spoilt(case));
+            let mut count = 0;
+            for case in cases {
+                let want = expected(&case.arrays, &case.weights, &case.build).unwrap();
+                let elements: Vec<Expected> =
+                    want.into_iter().flat_map(|(_, all)| all).flatten().collect();
+                let nan = elements.iter().filter(|one| one.value.is_nan()).count();
+                assert!(nan > 0 && 4 * nan < elements.len(), "{}: {nan}", case.id());
+                count += 1;
+            }
+            assert!(count > 1, "{op}: {count}");
+        }
+    }
+
     #[test]
     fn every_definition_gives_numbers_and_every_wrong_variant_exceeds_the_tolerance() {
         for case in all() {
@@ -236,7 +258,12 @@ mod tests {
                 let other = wrong.iter().find(|(other, _)| other == place).expect(&id);
                 for (want, wrong) in want.iter().zip(&other.1) {
                     let (Some(want), Some(wrong)) = (want, wrong) else { continue };
-                    assert!(want.value.is_finite(), "{id}: the definition gives {}", want.value);
+                    let may_be_nan = want.value.is_nan() && spoilt(&case);
+                    assert!(
+                        want.value.is_finite() || may_be_nan,
+                        "{id}: the definition gives {}",
+                        want.value
+                    );
                     caught |= !bound.holds(wrong.value, want);
                 }
             }
@@ -258,7 +285,11 @@ mod tests {
                 for row in 0..rows as usize {
                     let at = (rows as usize - 1 - row) * size;
                     let (a, b) = (&whole[row * size..][..size], &turned[at..][..size]);
-                    assert_eq!(a, b, "{} row {row}", case.id());
+                    let alike = a.iter().zip(b).all(|(a, b)| match (a, b) {
+                        (Some(a), Some(b)) if a.value.is_nan() => b.value.is_nan(),
+                        _ => a == b,
+                    });
+                    assert!(alike, "{} row {row}: {a:?}, {b:?}", case.id());
                 }
             }
         }

@@ -261,9 +261,38 @@ pub fn encodings() -> [(hal::Encoding, &'static str); 6] {
     ]
 }
 
-/// Cases of `matmul` as an op: every encoding, dtype, grouping; odd sizes and segments.
+/// NaN codes in weights of 2 groups of 37 rows: row, counted through both, which column, which of the two codes. First
+/// and last columns, several of a row, both codes; neighbours of such rows have none.
+const NAN_CODES: [(u32, Column, u8); 5] = [
+    (5, Column::First, 0x7f),
+    (17, Column::Last, 0xff),
+    (36, Column::Middle, 0xff),
+    (37 + 16, Column::Last, 0x7f),
+    (37 + 16, Column::First, 0xff),
+];
+
+#[derive(Clone, Copy)]
+enum Column {
+    First,
+    Middle,
+    Last,
+}
+
+/// Cases of `matmul` as an op: every encoding, dtype, grouping; odd sizes and segments; NaN codes.
 pub fn table() -> Vec<case::Case> {
     let mut out = Vec::new();
+    for (encoding, name) in encodings() {
+        if let hal::Encoding::Fp8Block { .. } = encoding {
+            for (dtype, kind) in case::reals() {
+                // A whole number of every kernel's steps, and not.
+                for cols in [256, 330] {
+                    let name = format!("{kind} {name} NaN codes in {cols} columns");
+                    out.push(spoilt(dtype, encoding, cols, name));
+                }
+            }
+            out.push(spoilt_group(encoding, format!("bf16 {name} NaN codes of one group")));
+        }
+    }
     for (encoding, name) in encodings() {
         for (what, n, rows, cols) in
             [("one row", 1, 33, 64), ("one output", 3, 1, 96), ("odd", 5, 37, 330)]
@@ -282,6 +311,27 @@ pub fn table() -> Vec<case::Case> {
         out.push(product(dtype, encoding, [6, 3, 16, 40], 16, format!("{name} cyclic groups")));
     }
     out
+}
+
+/// A NaN code makes the elements of its weight row NaN, whatever x holds, and no others.
+fn spoilt(dtype: hal::DType, encoding: hal::Encoding, cols: u32, name: String) -> case::Case {
+    let (n, groups, rows) = (6, 2, 37);
+    let mut make = case::Make::new(u64::from(cols));
+    let x = make.row_reals("x", dtype, &[n, cols], groups);
+    let weight = make.segmented(groups, rows, cols, rows, encoding);
+    for (row, column, code) in NAN_CODES {
+        let column = match column {
+            Column::First => 0,
+            Column::Middle => cols / 2 + 1,
+            Column::Last => cols - 1,
+        };
+        make.spoil(weight, row, column, code);
+    }
+    let out = make.out(dtype, &[n, rows], groups);
+    make.case(("gemm", "matmul"), name, Some(n / groups), x, move |t, w| {
+        let (out, x, weight) = (t[out].clone(), t[x].clone(), w[weight].clone());
+        Matmul { out, x, weight, groups: RowGroups::Cyclic }.into()
+    })
 }
 
 fn product(
@@ -303,6 +353,23 @@ fn product(
 }
 
 fn sorted(encoding: hal::Encoding, name: String) -> case::Case {
+    sorted_of(encoding, name, |_, _| {})
+}
+
+/// The same with NaN codes: in a group with rows, and in one without, whose codes show nowhere.
+fn spoilt_group(encoding: hal::Encoding, name: String) -> case::Case {
+    sorted_of(encoding, name, |make, weight| {
+        for (group, column, code) in [(2, 63, 0x7f), (3, 9, 0xff)] {
+            make.spoil(weight, 24 * group + 7, column, code);
+        }
+    })
+}
+
+fn sorted_of(
+    encoding: hal::Encoding,
+    name: String,
+    change: impl Fn(&mut case::Make, usize),
+) -> case::Case {
     let (n, groups, rows, cols) = (15, 5, 24, 64);
     let mut make = case::Make::new(15);
     let x = make.shared_reals("x", hal::DType::Bf16, &[n, cols]);
@@ -310,6 +377,7 @@ fn sorted(encoding: hal::Encoding, name: String) -> case::Case {
     let offsets = vec![0.0, 0.0, 1.0, 9.0, 9.0, 13.0];
     let offsets = make.shared("offsets", hal::DType::I32, &[groups + 1], offsets);
     let weight = make.weight(groups, rows, cols, encoding);
+    change(&mut make, weight);
     let out = make.out_coded(hal::DType::Bf16, hal::RowCodec::Plain, &[n, rows], None);
     make.case(("gemm", "matmul"), name, None, x, move |t, w| {
         let (out, x, weight) = (t[out].clone(), t[x].clone(), w[weight].clone());

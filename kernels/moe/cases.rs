@@ -28,8 +28,12 @@ pub fn table() -> Vec<Case> {
         cases.push(route(name, n));
         cases.push(route_table(name, n));
         for (encoding, round, kind) in EXPERTS {
-            cases.push(experts(encoding, round, n, format!("{kind} {name}")));
-            cases.push(shared_expert(encoding, round, n, format!("{kind} {name}")));
+            cases.push(experts(encoding, round, n, false, format!("{kind} {name}")));
+            cases.push(shared_expert(encoding, round, n, false, format!("{kind} {name}")));
+        }
+        let fp8 = Encoding::Fp8Block { rows: 128, cols: 128 };
+        for (op, what) in [(experts as Expert, "an expert"), (shared_expert, "the expert")] {
+            cases.push(op(fp8, None, n, true, format!("fp8 NaN codes of {what}, {name}")));
         }
     }
     cases
@@ -118,7 +122,18 @@ fn route_table(name: &str, n: u32) -> Case {
     })
 }
 
-fn experts(encoding: Encoding, round: Option<RowCodec>, n: u32, name: String) -> Case {
+/// A case of routed or shared experts: how weights are stored, what is rounded, rows, whether there are NaN codes.
+type Expert = fn(Encoding, Option<RowCodec>, u32, bool, String) -> Case;
+
+/// With `spoilt`, a NaN code in the last matrix of the first expert that is chosen: it shows in one column of the rows
+/// that choose it. Another in the first matrix of an expert that is not chosen by any: it shows nowhere.
+fn experts(
+    encoding: Encoding,
+    round: Option<RowCodec>,
+    n: u32,
+    spoilt: bool,
+    name: String,
+) -> Case {
     let (width, hidden, experts, k) = (64, 32, 7, 3);
     let mut make = Make::new(u64::from(n) + 80);
     let x = make.row_reals("x", DType::Bf16, &[n, width], 1);
@@ -129,11 +144,19 @@ fn experts(encoding: Encoding, round: Option<RowCodec>, n: u32, name: String) ->
             ids.into_iter().map(move |id| if row % 4 == 3 { -1.0 } else { f64::from(id) })
         })
         .collect();
+    let chosen = ids[0] as u32;
+    // Six rows choose all but the last expert.
+    let idle = (0..experts).rfind(|id| !ids.contains(&f64::from(*id)));
     let ids = make.row_index("ids", &[n, k], ids);
     let shares = (0..n * k).map(|i| 0.25 + f64::from(i % 5) / 8.0).collect();
     let shares = make.rows("shares", DType::F32, &[n, k], 1, shares, 0.0);
     let gate_up = make.segmented(experts, 2 * hidden, width, hidden, encoding);
     let down = make.weight(experts, width, hidden, encoding);
+    if spoilt {
+        make.spoil(down, chosen * width + 41, 19, 0xff);
+        let idle = idle.expect("there are more experts than are chosen");
+        make.spoil(gate_up, idle * 2 * hidden, 3, 0x7f);
+    }
     let out = make.out(DType::F32, &[n, width], 1);
     make.case(("moe", "moe_experts"), name, Some(n), x, move |t, w| {
         MoeExperts {
@@ -151,13 +174,22 @@ fn experts(encoding: Encoding, round: Option<RowCodec>, n: u32, name: String) ->
     .rounding(round.is_some())
 }
 
-fn shared_expert(encoding: Encoding, round: Option<RowCodec>, n: u32, name: String) -> Case {
+fn shared_expert(
+    encoding: Encoding,
+    round: Option<RowCodec>,
+    n: u32,
+    spoilt: bool,
+    name: String,
+) -> Case {
     let (width, hidden) = (64, 32);
     let mut make = Make::new(u64::from(n) + 90);
     let x = make.row_reals("x", DType::Bf16, &[n, width], 1);
     let add = make.row_reals("add", DType::F32, &[n, width], 1);
     let gate_up = make.segmented(1, 2 * hidden, width, hidden, encoding);
     let down = make.weight(1, width, hidden, encoding);
+    if spoilt {
+        make.spoil(down, 41, 19, 0x7f);
+    }
     let out = make.out(DType::Bf16, &[n, width], 1);
     make.case(("moe", "swiglu_mlp"), name, Some(n), add, move |t, w| {
         SwigluMlp {

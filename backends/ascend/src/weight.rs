@@ -219,13 +219,17 @@ impl Segment {
         out
     }
 
-    /// Round half to even of `127 · x / largest of the row`.
+    /// Round half to even of `127 · x / largest of the row`. A NaN makes the scale of its row NaN, so the product is.
     fn as_int8(&self) -> (Vec<u8>, Vec<u8>) {
         let (mut codes, mut scales) = (Vec::new(), Vec::new());
         for row in 0..self.rows {
             let numbers: Vec<f32> = (0..self.cols).map(|col| self.number(row, col)).collect();
             let most = numbers.iter().fold(0f32, |most, x| most.max(x.abs()));
-            let scale = if most > 0.0 { most / 127.0 } else { 1.0 };
+            let scale = match most {
+                _ if numbers.iter().any(|x| x.is_nan()) => f32::NAN,
+                0.0 => 1.0,
+                most => most / 127.0,
+            };
             codes.extend(numbers.iter().map(|x| (x / scale).round_ties_even() as i8 as u8));
             scales.extend(scale.to_le_bytes());
         }
@@ -288,6 +292,19 @@ mod tests {
                 assert!(off <= 0.5001 * scale, "row {row} column {col} is off by {off}");
             }
         }
+    }
+
+    #[test]
+    fn a_nan_code_makes_the_int8_row_nan_and_no_other() {
+        let mut codes = vec![0x38; 3 * 32];
+        codes[32 + 7] = 0xff;
+        let encoding = Encoding::Fp8Block { rows: 1, cols: 32 };
+        let segment = Segment { encoding, rows: 3, cols: 32, codes, scales: vec![127; 3] };
+        let (codes, scales) = segment.stored_as(Encoding::Int8Row);
+        let (scales, _) = scales.as_chunks::<4>();
+        let nan = scales.iter().map(|bytes| f32::from_le_bytes(*bytes).is_nan());
+        assert_eq!(nan.collect::<Vec<_>>(), [false, true, false]);
+        assert!(codes[..32].iter().all(|&code| code == 127));
     }
 
     #[test]
