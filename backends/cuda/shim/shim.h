@@ -42,6 +42,7 @@ struct Fiber {
     void* stack_top;
     void* saved;  // where it stands
     unsigned next, before;  // in the ring of those that have not ended
+    bool ended;
 #if !defined(__x86_64__)
     ucontext_t context;
 #endif
@@ -106,7 +107,16 @@ static void yield() {
     switch_to(fibers[current].next);
 }
 
-static void meet(Gate& gate, unsigned count) {
+// For its warp alone: a warp runs as far as it can before another does, so that what is missing between two warps shows.
+static void yield_in_warp() {
+    const unsigned base = current / 32 * 32, to = base + (current + (backwards ? 31 : 1)) % 32;
+    // Some of it have ended, or wait for other warps.
+    if (fibers[to].ended || switches_since_progress > 64) return yield();
+    switches_since_progress++;
+    switch_to(to);
+}
+
+static void meet(Gate& gate, unsigned count, void (*give_way)()) {
     unsigned long long turn = gate.turn;
     if (++gate.arrived == count) {
         gate.arrived = 0;
@@ -114,7 +124,7 @@ static void meet(Gate& gate, unsigned count) {
         switches_since_progress = 0;
         return;
     }
-    while (gate.turn == turn) yield();
+    while (gate.turn == turn) give_way();
     switches_since_progress = 0;
 }
 
@@ -123,7 +133,8 @@ static void meet(Gate& gate, unsigned count) {
     // Ended: taken out of the ring.
     switches_since_progress = 0;
     if (--live == 0) leave();
-    const Fiber& ended = fibers[current];
+    Fiber& ended = fibers[current];
+    ended.ended = true;
     fibers[ended.before].next = ended.next;
     fibers[ended.next].before = ended.before;
     switch_to(ended.next);
@@ -142,6 +153,7 @@ static void prepare() {
         const unsigned above = i + 1 == threads ? 0 : i + 1, below = i == 0 ? threads - 1 : i - 1;
         fiber.next = backwards ? below : above;
         fiber.before = backwards ? above : below;
+        fiber.ended = false;
         parity[i] = 0;
 #if defined(__x86_64__)
         // What shim_switch pops: six registers, then where to go. Aligned as at a call.
@@ -184,8 +196,8 @@ static int launch(const unsigned* dims, unsigned count, void (*kernel)(const voi
 
 static unsigned char* dynamic_shared() { return shared; }
 
-static void block_sync() { meet(block_gate, threads); }
-static void warp_sync() { meet(warp_gates[current / 32], 32); }
+static void block_sync() { meet(block_gate, threads, yield); }
+static void warp_sync() { meet(warp_gates[current / 32], 32, yield_in_warp); }
 
 // What lane `from` of the warp brings. Two slots in turn: nobody writes one before all have read it.
 template <class T> static T exchange(T value, unsigned from) {
