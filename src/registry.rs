@@ -23,14 +23,20 @@ pub fn registry() -> Registry {
 
 /// `HADAL_CUDA_KERNELS` names the folder of compiled kernels, `HADAL_NVRTC` the compiler's library;
 /// `HADAL_CUDA_OVERLAP=on` lets launches overlap, `HADAL_CUDA_WGMMA=on` uses Hopper's products of a warp group,
-/// `HADAL_CUDA_JOIN=off` leaves every small launch its own.
+/// `HADAL_CUDA_BULK=on` has weights of few rows come by bulk copies, `HADAL_CUDA_JOIN=off` leaves every small
+/// launch its own.
 #[cfg(feature = "cuda")]
 fn cuda() -> Arc<dyn hal::Backend> {
     let kernels = std::env::var_os("HADAL_CUDA_KERNELS").map(Into::into);
     let is = |name, wanted| std::env::var_os(name).is_some_and(|value| value == wanted);
     let on = |name| is(name, "on");
-    let (overlap, wgmma) = (on("HADAL_CUDA_OVERLAP"), on("HADAL_CUDA_WGMMA"));
-    let native = backend_cuda::Native { kernels, nvrtc: nvrtc(), overlap, wgmma };
+    let native = backend_cuda::Native {
+        kernels,
+        nvrtc: nvrtc(),
+        overlap: on("HADAL_CUDA_OVERLAP"),
+        wgmma: on("HADAL_CUDA_WGMMA"),
+        bulk: on("HADAL_CUDA_BULK"),
+    };
     let backend = backend_cuda::CudaBackend::on(Arc::new(native));
     Arc::new(backend.joining(!is("HADAL_CUDA_JOIN", "off")))
 }

@@ -10,6 +10,7 @@ mod emulated;
 #[path = "../backends/cuda/tests/paper/mod.rs"]
 mod paper;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -84,10 +85,11 @@ fn joined_launches_give_the_bits_of_separate_ones() {
     ] {
         let vocab = common::checkpoint(name).config().vocab as usize;
         let apart = logits_in_steps(joining(Emulated::default(), "off"), name, numerics);
-        for wide in [false, true] {
-            let device = joining(Emulated { wide, ..Emulated::default() }, "on");
+        for (wide, bulk) in [(false, false), (true, false), (true, true)] {
+            let device = joining(Emulated { wide, bulk, ..Emulated::default() }, "on");
             let joined = logits_in_steps(device, name, numerics);
-            same_bits(&joined, &apart, vocab, &format!("{name} {numerics}, backwards {wide}"));
+            let what = format!("{name} {numerics}, backwards {wide}, bulk copies {bulk}");
+            same_bits(&joined, &apart, vocab, &what);
         }
     }
 }
@@ -95,6 +97,16 @@ fn joined_launches_give_the_bits_of_separate_ones() {
 /// Launches of a step of so many rows and of its head, 128 K tokens being possible: Flash, but for its vocabulary,
 /// or its first layers.
 fn launches_of_flash(layers: usize, rows: usize, join: &str) -> usize {
+    kernels_of_flash(layers, rows, join, Paper::new(false)).values().sum()
+}
+
+/// The same by kernel, on a machine on paper.
+fn kernels_of_flash(
+    layers: usize,
+    rows: usize,
+    join: &str,
+    paper: Paper,
+) -> BTreeMap<String, usize> {
     let flash = preset("flash").expect("it is known");
     let mut config = ModelConfig { vocab: 512, mtp_blocks: 0, ..flash };
     config.layers.truncate(layers);
@@ -106,7 +118,7 @@ fn launches_of_flash(layers: usize, rows: usize, join: &str) -> usize {
         mode: Mode::Eager,
         ..options(Numerics::Served)
     };
-    let (paper, settings) = (Paper::default(), vec![("join".to_owned(), join.to_owned())]);
+    let settings = vec![("join".to_owned(), join.to_owned())];
     let open = OpenOptions { settings, ..OpenOptions::default() };
     let device = CudaBackend::on(Arc::new(paper.clone())).open(0, &open).expect("it is there");
     let mut engine = Engine::open(device, &checkpoint, &options, &mut |_, _| true).unwrap();
@@ -116,7 +128,26 @@ fn launches_of_flash(layers: usize, rows: usize, join: &str) -> usize {
     engine.step(&mut [run]).expect("the step fits");
     let counts = paper.take();
     println!("{layers} layers, {rows} rows, join={join}: {counts:?}");
-    counts.values().sum()
+    counts
+}
+
+/// All weights of few rows, with what is joined to them, and no more launches than without.
+#[test]
+fn every_product_of_few_rows_of_flash_takes_bulk_copies() {
+    for (rows, join) in [(1, "off"), (1, "on"), (8, "on"), (64, "on")] {
+        let usual = kernels_of_flash(4, rows, join, Paper::new(false));
+        let mut got = kernels_of_flash(4, rows, join, Paper::new(true));
+        for (name, bulk) in
+            [("matmul_few", "matmul_bulk"), ("matmul_several", "matmul_several_bulk")]
+        {
+            assert!(!got.contains_key(name), "{rows} rows, join={join}: {got:?}");
+            if let Some(count) = got.remove(bulk) {
+                got.insert(name.into(), count);
+            }
+        }
+        assert_eq!(got, usual, "{rows} rows, join={join}");
+        assert!(usual["matmul_few"] > 0);
+    }
 }
 
 /// docs/cuda-roofline.md counts with these.
@@ -250,14 +281,14 @@ fn heads_of_flash_keep_state_exact() {
         ..flash
     };
     config.layers.truncate(4);
-    for wide in [false, true] {
-        let machine = Arc::new(Emulated { wide, ..Emulated::default() });
+    for (wide, bulk) in [(false, false), (true, false), (false, true)] {
+        let machine = Arc::new(Emulated { wide, bulk, ..Emulated::default() });
         let open = || CudaBackend::on(machine.clone()).open(0, &OpenOptions::default()).unwrap();
         let whole = synthetic(open(), &config, 150, Profile::Off);
         assert!(whole.iter().all(|value| value.is_finite()));
         for chunk in [13, 47] {
             let cut = synthetic(open(), &config, chunk, Profile::Off);
-            same_bits(&cut, &whole, 512, &format!("chunks of {chunk}, wide {wide}"));
+            same_bits(&cut, &whole, 512, &format!("chunks of {chunk}, wide {wide}, bulk {bulk}"));
         }
     }
 }

@@ -68,6 +68,56 @@ DEVICE void copy_ahead(void* to, const void* from) {
 DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #endif
 
+// ---- bulk copies, which GPUs have from Hopper on: to shared memory, in the background, counted by a barrier there
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// A barrier whose phase ends when `count` threads have arrived and all bytes they announced are there.
+DEVICE void bulk_init(u64* barrier, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
+}
+
+// Shows barriers to copies and to other threads: by the thread that made them, before all threads meet.
+DEVICE void bulk_ready() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Arrives, and announces the bytes of the copies that this thread asks for next.
+DEVICE void bulk_expect(u64* barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
+}
+
+// Addresses and bytes are multiples of 16. What is copied is read once: the first to go from the second-level cache.
+DEVICE void bulk_copy(void* to, const void* from, u32 bytes, u64* barrier) {
+    u64 policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
+        ::"r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
+        : "memory");
+}
+
+// Waits for the end of a phase; the first has parity 0. What was copied is seen from then on.
+DEVICE void bulk_wait(u64* barrier, u32 parity) {
+    u32 done;
+    do {
+        asm volatile(
+            "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+            : "=r"(done)
+            : "r"(shared_address(barrier)), "r"(parity)
+            : "memory");
+    } while (!done);
+}
+#elif !defined(HADAL_SHIM)
+// No such copies: no launch gets here, and one that does is a fault.
+DEVICE void bulk_init(u64*, u32) {}
+DEVICE void bulk_ready() {}
+DEVICE void bulk_expect(u64*, u32) {}
+DEVICE void bulk_copy(void*, const void*, u32, u64*) { fault(); }
+DEVICE void bulk_wait(u64*, u32) {}
+#endif
+
 // 32 columns of a row as they are stored: what a lane needs of a block.
 template <u32 E>
 struct Codes {

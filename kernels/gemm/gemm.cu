@@ -7,7 +7,8 @@
 // `mma` (x bf16; W bf16, FP8 or FP4): a decoded weight, scale included, is exact in bf16, so a product is
 // exact. A block is one chain of 8 m16n8k16 products from zero: step j takes columns 32t + 4j .. 32t + 4j + 3
 // of each quarter t, so that what a lane needs of a row is contiguous. Blocks are added in order, in f32.
-// Who computes a block is free: matmul_few deals blocks to warps, matmul_many does not, with equal bits.
+// Who computes a block is free: matmul_few deals blocks to warps, matmul_many does not, with equal bits. So is how weights
+// come: matmul_bulk has them copied to shared memory.
 //
 // `simt` (everything else): in a block lane l of a warp owns columns 4l..4l+3, one fma chain of codes from zero
 // times the block's scale (an exact power of two); lanes are joined by the tree 16, 8, 4, 2, 1; blocks are
@@ -376,30 +377,106 @@ DEVICE void read_x(const Matmul& p, Codes<W_BF16>* x, const u8* at, u32 block) {
     for (u32 i = 0; i < 16; i++) x->words[i] = 0;
 }
 
-// 16 outputs of up to 8 rows from `first` on; the warps take turns at blocks of columns, the threads add what
-// they give in order. `parts`: shared, two rounds of warps() * 128 floats.
+// Bytes of a weight row that are copied at once, and how many such pieces of 16 rows a block has room for; as in
+// `backends/cuda/src/record/gemm.rs`.
+static const u32 PIECE = 1024;
+static const u32 STAGES = 3;
+
+// From a row of a piece to the next: the eight lanes that load 16 bytes at a time meet different banks (bf16: two meet).
 template <u32 E>
-DEVICE void few(const Matmul& p, u32 group, u32 output, Range range, u32 first, float* parts) {
+static const u32 PITCH = PIECE + (E == W_FP4 ? 64 : 16);
+
+// Pieces in shared memory, filled in turn by bulk copies.
+struct Ring {
+    u8* at;
+    u64* full;  // a barrier a stage: the warps arrive, each with the bytes of its copies
+    u32 turns;  // pieces before those of this product
+};
+
+// A ring on which nothing is yet. All threads come here.
+DEVICE Ring ring_at(u8* at, u64* full) {
+    if (threadIdx.x == 0) {
+        for (u32 i = 0; i < STAGES; i++) bulk_init(full + i, warps());
+        bulk_ready();
+    }
+    __syncthreads();
+    return {at, full, 0};
+}
+
+// Asks for a piece of 16 rows, each warp for its share; none past the end of the rows. All have read what was there.
+template <u32 E>
+DEVICE void ask(const Matmul& p, u32 group, u32 output, const Ring& ring, u32 piece) {
+    const u64 first = (u64)piece * PIECE;
+    if (lane() > 0 || first >= p.row_bytes) return;
+    const u32 bytes = p.row_bytes - first < PIECE ? (u32)(p.row_bytes - first) : PIECE;
+    const u32 stage = (ring.turns + piece) % STAGES, rows = M / warps();
+    bulk_expect(ring.full + stage, rows * bytes);
+    for (u32 row = warp() * rows; row < (warp() + 1) * rows; row++) {
+        const u8* const from = weight_row(p, group, output, row).codes + first;
+        bulk_copy(ring.at + (stage * M + row) * PITCH<E>, from, bytes, ring.full + stage);
+    }
+}
+
+// Waits for a piece.
+DEVICE void await(const Ring& ring, u32 piece) {
+    const u32 turn = ring.turns + piece;
+    bulk_wait(ring.full + turn % STAGES, turn / STAGES % 2);
+}
+
+// As `read`, from row `row` of the piece that has the block. A weight row is a multiple of 16 bytes.
+template <u32 E>
+DEVICE void take(Codes<E>* codes, const Ring& ring, u32 row, u64 row_bytes, u32 block) {
+    const u64 first = (u64)(4 * block + lane() % 4) * 4 * Codes<E>::WORDS;
+    const u32 stage = (ring.turns + (u32)(first / PIECE)) % STAGES;
+    const u8* const at = ring.at + (stage * M + row) * PITCH<E> + first % PIECE;
+#pragma unroll
+    for (u32 i = 0; i < Codes<E>::WORDS; i += 4) {
+        uint4 v = {0, 0, 0, 0};
+        if (first + 4 * i < row_bytes) v = *(const uint4*)(at + 4 * i);
+        codes->words[i] = v.x, codes->words[i + 1] = v.y;
+        codes->words[i + 2] = v.z, codes->words[i + 3] = v.w;
+    }
+}
+
+// 16 outputs of up to 8 rows from `first` on; the warps take turns at blocks of columns, the threads add what
+// they give in order. `parts`: shared, two rounds of warps() * 128 floats. `ring`: null if weights come by loads, a
+// block of columns ahead of their use.
+template <u32 E, bool BULK>
+DEVICE void few(const Matmul& p, u32 group, u32 output, Range range, u32 first, float* parts, Ring* ring) {
     const u32 g = lane() / 4, t = lane() % 4;
     const WeightRow low = weight_row(p, group, output, g);
     const WeightRow high = weight_row(p, group, output, g + 8);
     const u32 blocks = ceil_div(p.x.width, FOLD);
+    // Blocks of columns of a piece: a multiple of warps().
+    const u32 per_piece = 64 / Codes<E>::WORDS;
     const u8* const x_at = few_row(p, range, first + g);
     Codes<E> a, b;
     Codes<W_BF16> x;
     const auto bring = [&](u32 block) {
         if (block >= blocks) return;
-        read(&a, low.codes, p.row_bytes, block, p.aligned & 1);
-        read(&b, high.codes, p.row_bytes, block, p.aligned & 1);
+        if constexpr (!BULK) {
+            read(&a, low.codes, p.row_bytes, block, p.aligned & 1);
+            read(&b, high.codes, p.row_bytes, block, p.aligned & 1);
+        }
         read_x(p, &x, x_at, block);
     };
     float total = 0.0f;
+    if constexpr (BULK) {
+        for (u32 piece = 0; piece < STAGES; piece++) ask<E>(p, group, output, *ring, piece);
+    }
     bring(warp());
     for (u32 base = 0; base < blocks; base += warps()) {
         const u32 block = base + warp();
         // 1 a block of columns
         float acc[4] = {};
+        if constexpr (BULK) {
+            if (base % per_piece == 0) await(*ring, base / per_piece);
+        }
         if (block < blocks) {
+            if constexpr (BULK) {
+                take(&a, *ring, g, p.row_bytes, block);
+                take(&b, *ring, g + 8, p.row_bytes, block);
+            }
             const auto by_low = prepare(a, scale_byte(p, low, block));
             const auto by_high = prepare(b, scale_byte(p, high, block));
 #pragma unroll
@@ -418,8 +495,14 @@ DEVICE void few(const Matmul& p, u32 group, u32 output, Range range, u32 first, 
         mine[g * N + 2 * t] = acc[0], mine[g * N + 2 * t + 1] = acc[1];
         mine[(g + 8) * N + 2 * t] = acc[2], mine[(g + 8) * N + 2 * t + 1] = acc[3];
         __syncthreads();
+        if constexpr (BULK) {
+            // All have taken what they need of this piece if it was its last round.
+            const u32 next = base + warps();
+            if (next % per_piece == 0) ask<E>(p, group, output, *ring, next / per_piece - 1 + STAGES);
+        }
         for (u32 i = 0; i < least(warps(), blocks - base); i++) total += round[i * M * N + threadIdx.x];
     }
+    if constexpr (BULK) ring->turns += ceil_div(blocks, per_piece);
     // 3 write
     const u32 feature = threadIdx.x / N, row = first + threadIdx.x % N;
     if (output + feature < p.outputs && row < range.count) {
@@ -429,16 +512,22 @@ DEVICE void few(const Matmul& p, u32 group, u32 output, Range range, u32 first, 
 }
 
 // The x-th block of outputs.
+template <bool BULK>
 DEVICE void few_outputs(const Matmul& p, u32 x, u8* shared) {
     __shared__ float parts[2 * 4 * M * N];
     const u32 output = x * M;
+    Ring ring = {};
+    if constexpr (BULK) {
+        __shared__ u64 full[STAGES];
+        ring = ring_at(shared, full);
+    }
     Work work = {};
     const bool any = work_of(p, N, &work);
     for (u32 first = work.first; any && first < work.range.count; first += work.step) {
         switch (p.encoding) {
-            case W_BF16: few<W_BF16>(p, work.group, output, work.range, first, parts); break;
-            case W_FP8: few<W_FP8>(p, work.group, output, work.range, first, parts); break;
-            default: few<W_FP4>(p, work.group, output, work.range, first, parts); break;
+            case W_BF16: few<W_BF16, BULK>(p, work.group, output, work.range, first, parts, &ring); break;
+            case W_FP8: few<W_FP8, BULK>(p, work.group, output, work.range, first, parts, &ring); break;
+            default: few<W_FP4, BULK>(p, work.group, output, work.range, first, parts, &ring); break;
         }
     }
     go_on<false>(p, x, M, N, any ? &work : nullptr, shared);
@@ -448,7 +537,14 @@ DEVICE void few_outputs(const Matmul& p, u32 x, u8* shared) {
 // each weight byte once per 8 rows: bound by memory.
 KERNEL(matmul_few, Matmul, 128) {
     SHARED(shared);
-    few_outputs(p, blockIdx.x, shared);
+    few_outputs<false>(p, blockIdx.x, shared);
+}
+
+// The same with weights through shared memory: from Hopper on, where weight rows are multiples of 16 bytes. Shared
+// memory: the ring, and what goes on in its place when it is empty.
+KERNEL(matmul_bulk, Matmul, 128) {
+    SHARED(shared);
+    few_outputs<true>(p, blockIdx.x, shared);
 }
 
 // Products that do not depend on each other: product i has the blocks up to ends[i]. As in
@@ -458,11 +554,21 @@ struct Several {
     Matmul parts[5];
 };
 
-KERNEL(matmul_several, Several, 128) {
-    SHARED(shared);
+template <bool BULK>
+DEVICE void few_of_several(const Several& p, u8* shared) {
     u32 part = 0;
     while (blockIdx.x >= p.ends[part]) part++;
-    few_outputs(p.parts[part], blockIdx.x - (part ? p.ends[part - 1] : 0), shared);
+    few_outputs<BULK>(p.parts[part], blockIdx.x - (part ? p.ends[part - 1] : 0), shared);
+}
+
+KERNEL(matmul_several, Several, 128) {
+    SHARED(shared);
+    few_of_several<false>(p, shared);
+}
+
+KERNEL(matmul_several_bulk, Several, 128) {
+    SHARED(shared);
+    few_of_several<true>(p, shared);
 }
 
 // Rows that matmul_many takes at a time, in tiles of N.

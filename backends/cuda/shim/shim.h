@@ -5,8 +5,8 @@
 // of a warp or block meet is counted: a barrier that some thread never reaches is reported, not waited for.
 //
 // Of what is inline PTX on a GPU there is here: one tensor-core product, loads of matrices, copies that happen only
-// when they are waited for. Not here: more than one block at a time, memory errors (an address outside its allocation
-// is one here, too; a sanitizer finds it).
+// when they are waited for, bulk copies that are counted. Not here: more than one block at a time, memory errors (an
+// address outside its allocation is one here, too; a sanitizer finds it).
 #pragma once
 #define HADAL_SHIM 1
 
@@ -36,7 +36,7 @@ namespace shim {
 const unsigned THREADS_MAX = 1024, STACK_BYTES = 64 << 10;
 const unsigned SHARED_BYTES_MAX = 227 << 10;
 
-enum Status : int { DONE = 0, FAULT = 1, DIVERGED = 2 };
+enum Status : int { DONE = 0, FAULT = 1, DIVERGED = 2, MISCOPIED = 3 };
 
 struct Fiber {
     void* stack_top;
@@ -60,6 +60,7 @@ static unsigned long long slots[2][THREADS_MAX];
 static unsigned char parity[THREADS_MAX];
 static unsigned long long switches_since_progress;
 alignas(16) static unsigned char shared[SHARED_BYTES_MAX];
+static unsigned shared_bytes;
 static shim_dim grid, block_index;
 // Threads and blocks begin with the last one: what a missing barrier spoils depends on who runs first, and another
 // block is the last to be done.
@@ -128,6 +129,29 @@ static void meet(Gate& gate, unsigned count, void (*give_way)()) {
     switches_since_progress = 0;
 }
 
+// A barrier that counts bulk copies, and those that nobody has waited for.
+struct Copy { void* to; const void* from; unsigned bytes; };
+struct Counter {
+    const void* at;
+    unsigned count, pending, phase, copies;
+    unsigned long long expected;
+    Copy made[64];
+};
+static Counter counters[8];
+static unsigned counters_used;
+
+[[noreturn]] static void miscopied() {
+    status = MISCOPIED;
+    leave();
+}
+
+// No copy is under way when a block ends.
+static bool all_waited_for() {
+    bool all = true;
+    for (unsigned i = 0; i < counters_used; i++) all &= counters[i].copies == 0 && counters[i].expected == 0;
+    return all;
+}
+
 [[noreturn]] static void entry() {
     body(arguments);
     // Ended: taken out of the ring.
@@ -183,12 +207,14 @@ static int launch(const unsigned* dims, unsigned count, void (*kernel)(const voi
         block_gate = {};
         memset(warp_gates, 0, sizeof warp_gates);
         switches_since_progress = 0, live = threads, current = backwards ? threads - 1 : 0;
+        counters_used = 0;
         prepare();
 #if defined(__x86_64__)
         shim_switch(&main_saved, fibers[current].saved);
 #else
         swapcontext(&main_context, &fibers[current].context);
 #endif
+        if (status == DONE && !all_waited_for()) status = MISCOPIED;
         if (status != DONE) return status;
     }
     return status;
@@ -276,7 +302,6 @@ static inline void matrices_turned(unsigned out[4], const void* row) {
 }
 // Copies that need not be waited for, except that they are not there before that.
 namespace shim {
-struct Copy { void* to; const void* from; unsigned bytes; };
 static Copy copies[THREADS_MAX][256];
 static unsigned copied[THREADS_MAX];
 }  // namespace shim
@@ -292,6 +317,57 @@ static inline void wait_for_copies() {
         memcpy(copy.to, copy.from, copy.bytes);
     }
     count = 0;
+}
+// Bulk copies: from when one is asked for until its barrier is waited for, its target holds nothing. Reported are wrong
+// alignment, targets outside the block's memory, bytes announced and not copied or copied and not announced, arrivals
+// too many, and copies that nobody waits for.
+namespace shim {
+static Counter& counter_of(const void* at) {
+    for (unsigned i = 0; i < counters_used; i++) {
+        if (counters[i].at == at) return counters[i];
+    }
+    miscopied();
+}
+static void end_phase(Counter& counter) {
+    unsigned long long bytes = 0;
+    for (unsigned i = 0; i < counter.copies; i++) bytes += counter.made[i].bytes;
+    if (bytes != counter.expected) miscopied();
+    for (unsigned i = 0; i < counter.copies; i++) {
+        memcpy(counter.made[i].to, counter.made[i].from, counter.made[i].bytes);
+    }
+    counter.pending = counter.count, counter.expected = 0, counter.copies = 0, counter.phase++;
+    switches_since_progress = 0;
+}
+}  // namespace shim
+static inline void bulk_init(unsigned long long* barrier, unsigned count) {
+    if (shim::counters_used == 8) abort();
+    shim::Counter& counter = shim::counters[shim::counters_used++];
+    counter.at = barrier, counter.count = counter.pending = count;
+    counter.phase = counter.copies = 0, counter.expected = 0;
+}
+static inline void bulk_ready() {}
+static inline void bulk_expect(unsigned long long* barrier, unsigned bytes) {
+    shim::Counter& counter = shim::counter_of(barrier);
+    if (counter.pending == 0) shim::miscopied();
+    counter.pending--, counter.expected += bytes;
+}
+static inline void bulk_copy(void* to, const void* from, unsigned bytes, unsigned long long* barrier) {
+    shim::Counter& counter = shim::counter_of(barrier);
+    const unsigned char* const end = shim::shared + shim::shared_bytes;
+    if (((uintptr_t)to | (uintptr_t)from | bytes) % 16 || bytes == 0 || counter.copies == 64) shim::miscopied();
+    if ((unsigned char*)to < shim::shared || (unsigned char*)to + bytes > end) shim::miscopied();
+    memset(to, 0xff, bytes);
+    counter.made[counter.copies++] = {to, from, bytes};
+}
+static inline void bulk_wait(unsigned long long* barrier, unsigned parity) {
+    shim::Counter& counter = shim::counter_of(barrier);
+    while (counter.phase % 2 == parity) {
+        if (counter.pending == 0) {
+            shim::end_phase(counter);
+        } else {
+            shim::yield();
+        }
+    }
 }
 // The lanes of the warp that bring the same number.
 static inline unsigned __match_any_sync(unsigned, int value) {
@@ -362,6 +438,7 @@ EXPORT void shim_backwards(int yes) { shim::backwards = yes; }
                              const void* args) {                                                   \
         if (threads > threads_max || shared_bytes > shim::SHARED_BYTES_MAX) return shim::DIVERGED; \
         memset(shim::shared, 0xff, shared_bytes);                                                  \
+        shim::shared_bytes = shared_bytes;                                                         \
         return shim::launch(                                                                       \
             grid, threads, [](const void* args) { name##_body(*(const Args*)args); }, args);       \
     }                                                                                              \

@@ -27,7 +27,7 @@ use crate::{probe, table, weight};
 /// Settings of [`Backend::open`]: `cache=FOLDER` where compiled kernels are kept (`cache=off`: nowhere) and those
 /// of [`compile_ahead`](crate::compile_ahead) are found, `nvrtc=FILE` the compiler's library, `overlap=on` lets a
 /// kernel get ready while the one before it runs, `join=off` leaves every small launch its own, `wgmma=on` Hopper's
-/// products of a warp group, where they give the bits of the others.
+/// products of a warp group, where they give the bits of the others, `bulk=on`, from Hopper on, bulk copies of weights.
 #[derive(Clone, Debug)]
 pub struct CudaBackend {
     platform: Arc<dyn Platform>,

@@ -59,6 +59,8 @@ pub struct Facts {
     pub shared_bytes_max: u32,
     /// Products of a warp group (`wgmma`) are there and wanted; a probe decides whether they are used.
     pub wide: bool,
+    /// Bulk copies to shared memory are there and wanted.
+    pub bulk: bool,
 }
 
 /// A resolved kernel launch. All threads lie along x.

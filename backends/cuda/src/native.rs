@@ -29,6 +29,8 @@ const COMPUTE_MIN: (u32, u32) = (8, 0);
 /// From where on launches can overlap, in graphs, too.
 const VERSION_OVERLAP: i32 = 12_030;
 const COMPUTE_OVERLAP: (u32, u32) = (9, 0);
+/// From where on there are bulk copies.
+const COMPUTE_BULK: (u32, u32) = (9, 0);
 /// The one architecture with products of a warp group, and what they are compiled for.
 const COMPUTE_WIDE: (u32, u32) = (9, 0);
 const ARCH_WIDE: &str = "sm_90a";
@@ -44,6 +46,8 @@ pub struct Native {
     pub overlap: bool,
     /// Products of a warp group for many rows, likewise. On Hopper alone.
     pub wgmma: bool,
+    /// Weights of few rows come by bulk copies, likewise. From Hopper on.
+    pub bulk: bool,
 }
 
 /// A driver's answer.
@@ -89,6 +93,11 @@ fn initialise() -> Result<i32> {
     Ok(version)
 }
 
+/// A compute capability as architectures are named.
+fn number((major, minor): (u32, u32)) -> u32 {
+    major * 10 + minor
+}
+
 /// The major version in a driver's number.
 fn major_of(version: i32) -> u32 {
     version.unsigned_abs() / 1000
@@ -131,6 +140,7 @@ fn facts(ordinal: u32) -> Result<(c_int, Facts)> {
         processors: attribute(device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared_bytes_max: attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         wide: false,
+        bulk: false,
     };
     Ok((device, facts))
 }
@@ -154,14 +164,15 @@ struct Settings {
     nvrtc: Option<PathBuf>,
     overlap: bool,
     wgmma: bool,
+    bulk: bool,
 }
 
 impl Settings {
     fn parse(native: &Native, settings: &[(String, String)]) -> Result<Settings> {
         let usual = || Cache::usual();
         let cache = native.kernels.clone().map_or_else(usual, |folder| Cache::new(Some(folder)));
-        let Native { nvrtc, overlap, wgmma, .. } = native.clone();
-        let mut parsed = Settings { cache, nvrtc, overlap, wgmma };
+        let Native { nvrtc, overlap, wgmma, bulk, .. } = native.clone();
+        let mut parsed = Settings { cache, nvrtc, overlap, wgmma, bulk };
         for (name, value) in settings {
             match name.as_str() {
                 "cache" if value == "off" => parsed.cache = Cache::new(None),
@@ -169,10 +180,11 @@ impl Settings {
                 "nvrtc" => parsed.nvrtc = Some(value.into()),
                 "overlap" if value == "on" || value == "off" => parsed.overlap = value == "on",
                 "wgmma" if value == "on" || value == "off" => parsed.wgmma = value == "on",
+                "bulk" if value == "on" || value == "off" => parsed.bulk = value == "on",
                 _ => {
                     return Err(Error::invalid(format!(
                         "cuda has no setting {name}={value}; it has cache (a folder, or off), nvrtc (a file), \
-                         join, overlap and wgmma (on or off)"
+                         join, overlap, wgmma and bulk (on or off)"
                     )));
                 }
             }
@@ -239,6 +251,13 @@ impl Platform for Native {
         if facts.wide && facts.compute != COMPUTE_WIDE {
             return Err(Error::invalid(format!("wgmma=on needs Hopper; this is {}", facts.name)));
         }
+        facts.bulk = settings.bulk;
+        if facts.bulk && facts.compute < COMPUTE_BULK {
+            return Err(Error::invalid(format!(
+                "bulk=on needs compute capability 9.0; this is {}",
+                facts.name
+            )));
+        }
         let overlap = settings.overlap;
         if overlap && (version < VERSION_OVERLAP || facts.compute < COMPUTE_OVERLAP) {
             return Err(Error::invalid(format!(
@@ -301,6 +320,14 @@ impl NativeDriver {
             Err(error) => return self.ahead(unit).ok_or(error),
         };
         let arch = self.arch(&nvrtc);
+        let known = nvrtc.architectures();
+        let has_bulk = known.is_empty() || known.iter().any(|&arch| arch >= number(COMPUTE_BULK));
+        if self.facts.bulk && !has_bulk {
+            return Err(Error::unsupported(format!(
+                "bulk=on needs an NVRTC that compiles for Hopper; {} does not",
+                nvrtc.place().display()
+            )));
+        }
         if let Some(image) = self.cache.get(unit, &arch, nvrtc.version()) {
             return Ok(image);
         }
@@ -311,8 +338,10 @@ impl NativeDriver {
 
     /// What was compiled ahead: for the device itself, or PTX of the newest architecture up to it.
     fn ahead(&self, unit: &Unit) -> Option<Vec<u8>> {
-        let own = self.facts.compute.0 * 10 + self.facts.compute.1;
-        let ptx = (80..=own).rev().map(|arch| format!("compute_{arch}"));
+        let own = number(self.facts.compute);
+        // PTX of older ones has no bulk copies.
+        let oldest = if self.facts.bulk { number(COMPUTE_BULK) } else { number(COMPUTE_MIN) };
+        let ptx = (oldest..=own).rev().map(|arch| format!("compute_{arch}"));
         let others = std::iter::once(format!("sm_{own}")).chain(ptx);
         // What has no products of a warp group does not do where they are wanted.
         let others = others.filter(|_| !self.facts.wide);
@@ -331,7 +360,7 @@ impl NativeDriver {
     /// What to compile for: the device itself, or PTX of the newest architecture that a compiler older
     /// than the device knows.
     fn arch(&self, nvrtc: &Nvrtc) -> String {
-        let own = self.facts.compute.0 * 10 + self.facts.compute.1;
+        let own = number(self.facts.compute);
         let known = nvrtc.architectures();
         if known.is_empty() || known.contains(&own) {
             return self.own_arch();

@@ -47,7 +47,15 @@ pub static UNITS: [Unit; 7] = [
     Unit {
         name: "gemm",
         text: include_str!("../../../kernels/gemm/gemm.cu"),
-        kernels: &["matmul", "matmul_few", "matmul_several", "matmul_many", "matmul_wide"],
+        kernels: &[
+            "matmul",
+            "matmul_few",
+            "matmul_bulk",
+            "matmul_several",
+            "matmul_several_bulk",
+            "matmul_many",
+            "matmul_wide",
+        ],
     },
     Unit {
         name: "index",

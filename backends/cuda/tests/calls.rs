@@ -37,6 +37,7 @@ impl Recorder {
             processors: 1,
             shared_bytes_max: 99 << 10,
             wide: false,
+            bulk: false,
         };
         Arc::new(Recorder { facts: Some(facts), ..Recorder::default() })
     }

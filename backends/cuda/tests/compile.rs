@@ -23,6 +23,10 @@ const OVERLAP: &str = " PREEXIT ACQBULK";
 /// The kernel whose products are those of a warp group, and where.
 const WIDE: (&str, &str) = ("sm_90a", "matmul_wide");
 
+/// The kernels whose weights come by bulk copies, and what they have from Hopper on.
+const BULK: [&str; 2] = ["matmul_bulk", "matmul_several_bulk"];
+const BULK_WANTS: &str = " UBLKCP SYNCS HMMA.16816.F32.BF16 LDS.128 LDG.E.128 PRMT";
+
 /// What a kernel takes of a multiprocessor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Resources {
@@ -235,6 +239,7 @@ fn every_kernel_compiles_for_every_architecture() {
                 let mut wants = wanted.get(name).copied().unwrap_or_default().to_owned();
                 if !["sm_80", "sm_89"].contains(&arch) {
                     wants.push_str(OVERLAP);
+                    wants.push_str(if BULK.contains(&name) { BULK_WANTS } else { "" });
                 }
                 if (arch, name) == WIDE {
                     wants.push_str(" HGMMA.64x64x16.F32.BF16");

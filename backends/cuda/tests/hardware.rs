@@ -1,6 +1,6 @@
 //! The conformance kit on a GPU. Ignored unless asked for: `cargo test --test hardware -- --ignored`;
-//! `HADAL_CUDA_DEVICE` names another device than cuda:0, `HADAL_CUDA_OVERLAP=on`, `HADAL_CUDA_WGMMA=on` and
-//! `HADAL_CUDA_JOIN=off` open it with these settings.
+//! `HADAL_CUDA_DEVICE` names another device than cuda:0, `HADAL_CUDA_OVERLAP=on`, `HADAL_CUDA_WGMMA=on`,
+//! `HADAL_CUDA_BULK=on` and `HADAL_CUDA_JOIN=off` open it with these settings.
 
 use backend_cuda::CudaBackend;
 use conformance::{Expectations, Settings, run_on};
@@ -18,6 +18,7 @@ fn the_gpu_conforms() {
     let settings = [
         setting("overlap", "HADAL_CUDA_OVERLAP"),
         setting("wgmma", "HADAL_CUDA_WGMMA"),
+        setting("bulk", "HADAL_CUDA_BULK"),
         setting("join", "HADAL_CUDA_JOIN"),
     ];
     let settings = settings.into_iter().flatten().collect();

@@ -63,8 +63,21 @@ fn products_of_a_warp_group_conform_on_the_cpu() {
 }
 
 #[test]
+fn bulk_copies_conform_on_the_cpu() {
+    for wide in [false, true] {
+        let machine = Emulated { bulk: true, wide, ..Emulated::default() };
+        let device = CudaBackend::on(Arc::new(machine)).open(0, &OpenOptions::default()).unwrap();
+        let suites = vec![Suite::Ops, Suite::Rows, Suite::Program];
+        let settings = Settings { suites, ..Settings::default() };
+        let report = run_on(&device, &settings, &Expectations::none());
+        println!("{}\n{report}", report.coverage());
+        report.assert_green();
+    }
+}
+
+#[test]
 fn products_of_a_warp_group_that_give_other_bits_are_refused() {
-    let machine = Emulated { wide: true, idle: Some("matmul_wide") };
+    let machine = Emulated { wide: true, idle: Some("matmul_wide"), ..Emulated::default() };
     let opened = CudaBackend::on(Arc::new(machine)).open(0, &OpenOptions::default());
     let error = opened.err().expect("the probe finds it").to_string();
     assert!(error.contains("do not give the bits of mma with Bf16 weights"), "{error}");

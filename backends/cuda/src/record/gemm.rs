@@ -5,31 +5,37 @@ use hal::{Op, Weight};
 
 use super::then::{Blocks, COUNTERS, Next, Then};
 use super::{Args, BF16, GRID_MAX, Place, Scope};
-use crate::driver::{Address, Launch};
+use crate::driver::{Address, Function, Launch};
 use crate::memory::address_of;
 use crate::weight::{View, W_BF16, W_F32, W_FP4, W_FP8, any_of, raw_of};
 
-/// A kernel, the outputs of a block and the rows of a tile; as in `kernels/gemm/gemm.cu`.
+/// A kernel, the outputs of a block, the rows of a tile and its shared memory; as in `kernels/gemm/gemm.cu`.
+#[derive(Clone, Copy)]
 struct Kernel {
     name: &'static str,
     outputs: u32,
     rows: u32,
+    shared_bytes: u32,
 }
 
-const SIMT: Kernel = Kernel { name: "matmul", outputs: 4, rows: 8 };
-const FEW: Kernel = Kernel { name: "matmul_few", outputs: 16, rows: 8 };
-const MANY: Kernel = Kernel { name: "matmul_many", outputs: 64, rows: 64 };
+const SIMT: Kernel = Kernel { name: "matmul", outputs: 4, rows: 8, shared_bytes: 0 };
+const FEW: Kernel = Kernel { name: "matmul_few", outputs: 16, rows: 8, shared_bytes: 0 };
+const MANY: Kernel = Kernel { name: "matmul_many", outputs: 64, rows: 64, shared_bytes: 0 };
+/// `FEW` with weights that come by bulk copies, where rows allow them.
+const BULK: Kernel = Kernel { name: "matmul_bulk", shared_bytes: RING_BYTES, ..FEW };
+/// Its ring: 3 pieces of 16 weight rows, 1024 bytes each and 64 more.
+const RING_BYTES: u32 = 3 * 16 * (1024 + 64);
 /// Rows of a product of few.
 pub(crate) const FEW_ROWS: u32 = FEW.rows;
 /// `MANY` with the products of a warp group.
-const WIDE: Kernel = Kernel { name: "matmul_wide", outputs: 64, rows: 64 };
-/// Its shared memory: a tile of x, 8 steps of 64 rows of 32 bytes and 16 more.
-const WIDE_SHARED_BYTES: u32 = 8 * (64 * 32 + 16);
+const WIDE: Kernel = Kernel { name: "matmul_wide", shared_bytes: TILE_BYTES, ..MANY };
+/// Its tile of x: 8 steps of 64 rows of 32 bytes and 16 more.
+const TILE_BYTES: u32 = 8 * (64 * 32 + 16);
 /// Most tiles of one group that run side by side; more take turns.
 const TILES_MAX: u32 = 64;
 
-/// The kernel of a product. Its arithmetic class follows from dtype and encoding alone; `FEW`, `MANY` and `WIDE`
-/// are of one class and give the same bits (of the last a probe has made sure), so rows may choose between them.
+/// The kernel of a product. Its arithmetic class follows from dtype and encoding alone; `FEW`, `BULK`, `MANY` and
+/// `WIDE` are of one class and give the same bits (of the last a probe has made sure), so rows may choose between them.
 fn kernel(scope: &Scope<'_>, x: &Place, view: &View, rows_each: u32) -> Kernel {
     let is_mma = x.kind == BF16
         && matches!(view.encoding, W_BF16 | W_FP8 | W_FP4)
@@ -38,6 +44,7 @@ fn kernel(scope: &Scope<'_>, x: &Place, view: &View, rows_each: u32) -> Kernel {
         false => SIMT,
         true if rows_each > FEW.rows && scope.machine.is_wide() => WIDE,
         true if rows_each > FEW.rows => MANY,
+        true if scope.machine.facts.bulk && view.row_bytes.is_multiple_of(16) => BULK,
         true => FEW,
     }
 }
@@ -157,10 +164,23 @@ pub(crate) fn with_then(scope: &Scope<'_>, op: &Matmul, then: Option<&Then>) -> 
     product.launch(scope, then).pop()
 }
 
-/// True if a launch may have others beside it: few rows of one group, in one tile.
-pub(crate) fn is_one_of_several(scope: &Scope<'_>, launch: &Launch) -> bool {
-    let few = scope.machine.kernel(FEW.name);
-    launch.function == few && launch.grid[1..] == [1, 1] && launch.grid[0] > 0
+/// The kernel of several products that are each of this one, if there is one.
+fn kernel_of_several(scope: &Scope<'_>, launch: &Launch) -> Option<Function> {
+    let is = |kernel: Kernel| launch.function == scope.machine.kernel(kernel.name);
+    let name = match () {
+        () if is(FEW) => "matmul_several",
+        () if is(BULK) => "matmul_several_bulk",
+        () => return None,
+    };
+    Some(scope.machine.kernel(name))
+}
+
+/// True if a launch may be beside `first`, or have others beside it: few rows of one group, in one tile, by one kernel.
+pub(crate) fn may_be_beside(scope: &Scope<'_>, launch: &Launch, first: &Launch) -> bool {
+    launch.function == first.function
+        && kernel_of_several(scope, launch).is_some()
+        && launch.grid[1..] == [1, 1]
+        && launch.grid[0] > 0
 }
 
 /// One launch for some of few rows each, which do not depend on each other.
@@ -168,6 +188,7 @@ pub(crate) fn several(scope: &Scope<'_>, mut parts: Vec<Launch>) -> Launch {
     if parts.len() == 1 {
         return parts.remove(0);
     }
+    let function = kernel_of_several(scope, &parts[0]).expect("parts may be beside each other");
     let words = parts[0].args.len();
     let mut args = Vec::with_capacity(4 + SEVERAL * words);
     let (mut ends, mut blocks) = ([u32::MAX; 8], 0);
@@ -180,7 +201,7 @@ pub(crate) fn several(scope: &Scope<'_>, mut parts: Vec<Launch>) -> Launch {
     args.resize(4 + SEVERAL * words, 0);
     let shared_bytes = parts.iter().map(|part| part.shared_bytes).max().unwrap_or(0);
     Launch {
-        function: scope.machine.kernel("matmul_several"),
+        function,
         grid: [blocks, 1, 1],
         threads: parts[0].threads,
         shared_bytes,
@@ -257,8 +278,11 @@ impl Product<'_> {
             lines: lines * turns,
             rows: if matches!(self.groups, Groups::Listed { .. }) { kernel.rows } else { rows },
         };
-        let kernels =
-            if then.next == Next::Enter { &[SIMT.name][..] } else { &[SIMT.name, FEW.name] };
+        let kernels = if then.next == Next::Enter {
+            &[SIMT.name][..]
+        } else {
+            &[SIMT, FEW, BULK].map(|k| k.name)
+        };
         scope.joins && apart && kernels.contains(&kernel.name) && then.fits(&blocks)
     }
 
@@ -293,8 +317,7 @@ impl Product<'_> {
             .int(per)
             .then(then, scope.counters);
         let grid = [spec.rows.div_ceil(kernel.outputs), lines, turns];
-        let wide = if kernel.name == WIDE.name { WIDE_SHARED_BYTES } else { 0 };
-        let shared = then.map_or(wide, |then| then.shared_bytes);
+        let shared = then.map_or(0, |then| then.shared_bytes).max(kernel.shared_bytes);
         scope.launch(kernel.name, grid, 128, shared, args)
     }
 }

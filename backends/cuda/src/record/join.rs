@@ -212,7 +212,7 @@ impl<'a> Joiner<'a> {
             let alone = || gemm::with_then(&scope, product, None).map(|launch| (None, launch));
             match joined.or_else(alone) {
                 Some((follower, launch))
-                    if next == at || gemm::is_one_of_several(&scope, &launch) =>
+                    if next == at || gemm::may_be_beside(&scope, &launch, &parts[0]) =>
                 {
                     taken.extend(follower);
                     parts.push(launch);
@@ -222,7 +222,7 @@ impl<'a> Joiner<'a> {
                     taken.pop();
                 }
             }
-            if !gemm::is_one_of_several(&self.scope, &parts[0]) {
+            if !gemm::may_be_beside(&self.scope, &parts[0], &parts[0]) {
                 break;
             }
         }
@@ -262,7 +262,8 @@ impl<'a> Joiner<'a> {
         let scope = Scope { workspace: self.halves, ..apart };
         let beside = moe::first_half(mlp, &scope)?;
         let mut launches = moe::route(&self.nodes[at].op, &self.scope);
-        if ![&launches[0], &beside].iter().all(|l| gemm::is_one_of_several(&scope, l)) {
+        let first = &launches[0];
+        if ![first, &beside].iter().all(|launch| gemm::may_be_beside(&scope, launch, first)) {
             return None;
         }
         launches[0] = gemm::several(&scope, vec![launches[0].clone(), beside]);

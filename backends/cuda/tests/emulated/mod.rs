@@ -35,40 +35,46 @@ type LaunchFn = unsafe extern "C" fn(*const u32, u32, u32, *const u64) -> i32;
 type BytesFn = unsafe extern "C" fn() -> u64;
 
 /// A machine with one such device.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Emulated {
     /// It is like Hopper, and products of a warp group are wanted. Threads and blocks run in the other
     /// order, so that between both kinds of machine a missing barrier shows.
     pub wide: bool,
+    /// Weights of few rows come by bulk copies.
+    pub bulk: bool,
     /// A kernel that does nothing, as if it gave other bits.
     pub idle: Option<&'static str>,
+    /// Kernels beside those of the backend.
+    pub more: Option<&'static Unit>,
 }
 
-fn facts(wide: bool) -> Facts {
+fn facts(Emulated { wide, bulk, .. }: Emulated) -> Facts {
     Facts {
         name: "CPU behind the CUDA shim".into(),
         ordinal: 0,
         memory_bytes: 8 << 30,
-        compute: if wide { (9, 0) } else { (8, 0) },
+        compute: if wide || bulk { (9, 0) } else { (8, 0) },
         // So few that both forms of a kernel that spreads over processors are met.
         processors: 4,
         // As on Ada, or as on Hopper.
         shared_bytes_max: if wide { 227 << 10 } else { 99 << 10 },
         wide,
+        bulk,
     }
 }
 
 impl Platform for Emulated {
     fn devices(&self) -> Result<Vec<Facts>> {
-        Ok(vec![facts(self.wide)])
+        Ok(vec![facts(*self)])
     }
     fn findings(&self) -> Vec<String> {
         Vec::new()
     }
     fn open(&self, _ordinal: u32, _settings: &[(String, String)]) -> Result<Arc<dyn Driver>> {
-        let libraries = UNITS.iter().map(|unit| (unit.name, build(unit, self.wide))).collect();
+        let units = UNITS.iter().chain(self.more);
+        let libraries = units.map(|unit| (unit.name, build(unit, self.wide))).collect();
         let state = Mutex::new(State { idle: self.idle, ..State::default() });
-        let (facts, begin) = (facts(self.wide), Instant::now());
+        let (facts, begin) = (facts(*self), Instant::now());
         Ok(Arc::new(EmulatedDriver { facts, libraries, state, begin }))
     }
 }
@@ -296,7 +302,12 @@ impl State {
                 if status == 1 {
                     self.failed = Some(format!("{}: an index outside its table", kernel.name));
                 }
-                assert!(status < 2, "{}: a barrier that some threads never reach", kernel.name);
+                let wrong = match status {
+                    0 | 1 => None,
+                    2 => Some("a barrier that some threads never reach"),
+                    _ => Some("a bulk copy that is misplaced, miscounted or not waited for"),
+                };
+                assert!(wrong.is_none(), "{}: {}", kernel.name, wrong.unwrap_or_default());
             }
             Work::Record(..) | Work::Wait(..) | Work::Graph(_) => unreachable!("met in run"),
         }

@@ -16,7 +16,10 @@ use hal::Result;
 
 /// Both the platform and its one device: like an H200.
 #[derive(Clone, Debug, Default)]
-pub struct Paper(Arc<State>);
+pub struct Paper {
+    bulk: bool,
+    state: Arc<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -30,18 +33,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Paper {
+    /// One on which weights of few rows come by bulk copies, if so.
+    pub fn new(bulk: bool) -> Paper {
+        Paper { bulk, ..Paper::default() }
+    }
+
     /// The launches since the last time: how often each kernel was asked for.
     pub fn take(&self) -> BTreeMap<String, usize> {
-        let kernels = lock(&self.0.kernels);
+        let kernels = lock(&self.state.kernels);
         let mut counts = BTreeMap::new();
-        for launch in std::mem::take(&mut *lock(&self.0.launched)) {
+        for launch in std::mem::take(&mut *lock(&self.state.launched)) {
             *counts.entry(kernels[launch.function.0 as usize].clone()).or_insert(0) += 1;
         }
         counts
     }
 
     fn next(&self, by: u64) -> u64 {
-        self.0.last.fetch_add(by.next_multiple_of(256).max(256), Ordering::Relaxed) + 256
+        self.state.last.fetch_add(by.next_multiple_of(256).max(256), Ordering::Relaxed) + 256
     }
 }
 
@@ -55,6 +63,7 @@ impl Platform for Paper {
             processors: 132,
             shared_bytes_max: 227 << 10,
             wide: false,
+            bulk: self.bulk,
         }])
     }
     fn findings(&self) -> Vec<String> {
@@ -91,7 +100,7 @@ impl Driver for PaperDriver {
         drop(unsafe { Box::from_raw(memory) });
     }
     fn function(&self, _unit: &Unit, name: &str) -> Result<Function> {
-        let mut kernels = lock(&self.paper.0.kernels);
+        let mut kernels = lock(&self.paper.state.kernels);
         kernels.push(name.to_owned());
         Ok(Function(kernels.len() as u64 - 1))
     }
@@ -128,7 +137,7 @@ impl Driver for PaperDriver {
         Ok(())
     }
     unsafe fn launch(&self, _stream: Stream, launch: &Launch) -> Result<()> {
-        lock(&self.paper.0.launched).push(launch.clone());
+        lock(&self.paper.state.launched).push(launch.clone());
         Ok(())
     }
     fn capture_begin(&self, _stream: Stream) -> Result<()> {
