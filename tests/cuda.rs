@@ -156,8 +156,8 @@ fn a_step_of_flash_has_the_launches_that_are_predicted() {
     // Of a window, of CSA and of HCA: the first layers are of these kinds.
     for (rows, join, [window, csa, hca]) in [
         (1, "off", [31, 45, 34]),
-        (1, "on", [14, 19, 15]),
-        (8, "on", [21, 27, 22]),
+        (1, "on", [14, 18, 15]),
+        (8, "on", [21, 26, 22]),
         (64, "on", [27, 40, 30]),
     ] {
         let of = [1, 2, 3, 4].map(|layers| launches_of_flash(layers, rows, join));

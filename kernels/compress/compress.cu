@@ -96,9 +96,30 @@ DEVICE void compress_entry(const Compress& p, u32 window, float* shared) {
     write_rounded(p.entries, (u32)target, width, p.round, [&](u32 channel) { return done[channel]; });
 }
 
+// A block's window, and what the last of them does.
+DEVICE void compress_block(const Compress& p, u32 window, u8* shared) {
+    compress_entry(p, window, (float*)shared);
+    if (p.counter && is_last(p.counter, p.entry_row.rows)) scatter_all(p.keep);
+}
+
 // Blocks: windows. 256 threads.
 KERNEL(compress_entries, Compress, 256) {
     SHARED(shared);
-    compress_entry(p, blockIdx.x, (float*)shared);
-    if (p.counter && is_last(p.counter, gridDim.x)) scatter_all(p.keep);
+    compress_block(p, blockIdx.x, shared);
+}
+
+// Two that do not need each other. As in `backends/cuda/src/record/compress.rs`.
+struct Two {
+    Compress parts[2];
+};
+
+// Blocks: windows of the first, then of the second. 256 threads.
+KERNEL(compress_two, Two, 256) {
+    SHARED(shared);
+    const u32 first = p.parts[0].entry_row.rows, block = blockIdx.x;
+    if (block < first) {
+        compress_block(p.parts[0], block, shared);
+    } else {
+        compress_block(p.parts[1], block - first, shared);
+    }
 }

@@ -70,7 +70,7 @@ pub static UNITS: [Unit; 7] = [
     Unit {
         name: "compress",
         text: include_str!("../../../kernels/compress/compress.cu"),
-        kernels: &["compress_entries"],
+        kernels: &["compress_entries", "compress_two"],
     },
     Unit {
         name: "moe",

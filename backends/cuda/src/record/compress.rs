@@ -1,4 +1,5 @@
-//! compress: the entries, then the tail, which the entries still read; few rows of it by the last block of entries.
+//! compress: the entries, then the tail, which the entries still read; few rows of it by the last block of entries. Two
+//! that do not need each other may be one launch.
 
 use hal::op::{Compress, Scatter};
 use hal::{DType, Encoding, Op};
@@ -73,4 +74,16 @@ pub(crate) fn record(op: &Op, scope: &Scope<'_>) -> Vec<Launch> {
     };
     launches.extend(super::rows::scatter_rows(&keep.into(), scope));
     launches
+}
+
+/// One launch of two, each the only one of its op.
+pub(crate) fn two(scope: &Scope<'_>, parts: [Launch; 2]) -> Launch {
+    let [first, second] = &parts;
+    Launch {
+        function: scope.machine.kernel("compress_two"),
+        grid: [first.grid[0] + second.grid[0], 1, 1],
+        threads: first.threads,
+        shared_bytes: first.shared_bytes.max(second.shared_bytes),
+        args: [&*first.args, &*second.args].concat().into(),
+    }
 }

@@ -1,5 +1,5 @@
 //! Joining launches of different ops: what follows a product into its last blocks (`then`), products that do not
-//! depend on each other into one launch, a round trip into the site that makes its rows.
+//! depend on each other into one launch, two compressors into one, a round trip into the site that makes its rows.
 //!
 //! A program is a list; an op that is joined to an earlier one runs earlier than the list says, beside others. It may
 //! if it shares no bytes, but those it is joined for, with any op it passes or runs beside, so that nobody can tell.
@@ -13,7 +13,8 @@ use hal::{Access, Node, Op, RowCodec, Tensor};
 
 use super::then::{COUNTERS, Then};
 use super::{
-    Args, Place, Scope, attend, convert, finish, gemm, is_plain, is_real, moe, rows, stream,
+    Args, Place, Scope, attend, compress, convert, finish, gemm, is_plain, is_real, moe, rows,
+    stream,
 };
 use crate::driver::{Address, Launch};
 use crate::memory::address_of;
@@ -153,6 +154,7 @@ impl<'a> Joiner<'a> {
             Op::AttendProject(_) => self.projection(at),
             Op::Route(_) | Op::RouteTable(_) => self.router(at),
             Op::SwigluMlp(_) => self.second_half(at),
+            Op::Compress(_) => self.compressors(at),
             _ => self.site(at),
         };
         joined.unwrap_or_else(|| (self.entries[at].record)(op, &self.scope))
@@ -274,6 +276,24 @@ impl<'a> Joiner<'a> {
     fn second_half(&mut self, at: usize) -> Option<Vec<Launch>> {
         let (_, scope) = self.begun.take_if(|(begun, _)| *begun == at)?;
         Some(moe::second_half(&self.nodes[at].op, &scope))
+    }
+
+    /// A compressor, and beside it the next one if that does not need it.
+    fn compressors(&mut self, at: usize) -> Option<Vec<Launch>> {
+        let end = self.nodes.len().min(at + AHEAD);
+        let is_next = |next: &usize| matches!(self.nodes[*next].op, Op::Compress(_));
+        let next = (at + 1..end).filter(|next| !self.done[*next]).find(is_next)?;
+        if !self.may_move(next, &[at], None) {
+            return None;
+        }
+        let apart = gemm::counting_apart(&self.scope, 1);
+        let mut first = compress::record(&self.nodes[at].op, &self.scope);
+        let mut second = compress::record(&self.nodes[next].op, &apart);
+        if (first.len(), second.len()) != (1, 1) {
+            return None;
+        }
+        self.done[next] = true;
+        Some(vec![compress::two(&self.scope, [first.remove(0), second.remove(0)])])
     }
 
     /// A site whose rows somebody makes a round trip of next.
