@@ -11,7 +11,9 @@ use super::formats::{
 use super::per_isa;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
-use crate::common::isa::{Isa, Level};
+use crate::common::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::common::isa::Level;
 
 /// The code formats that blocks are quantised to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
