@@ -88,34 +88,23 @@ pub fn dequantise(
     scales: &[u8],
     values: &mut [f32],
 ) {
-    decode(isa, form, block, codes, scales, values, &[], &mut []);
+    decode(isa, &Coded { form, block, codes, scales, tail: &[] }, values, &mut []);
 }
 
-/// [`dequantise`], and a tail of little-endian bf16 in the same breath: what a cached row is made of.
-#[allow(clippy::too_many_arguments, reason = "two pairs of slices")]
-pub(super) fn decode(
-    isa: Isa,
-    form: Form,
-    block: usize,
-    codes: &[u8],
-    scales: &[u8],
-    values: &mut [f32],
-    tail: &[u8],
-    plain: &mut [f32],
-) {
-    assert_eq!(codes.len(), form.code_bytes(values.len()));
-    assert_eq!(scales.len(), values.len().div_ceil(block));
-    assert_eq!(tail.len(), 2 * plain.len());
-    assert!(form == Form::E4m3 || block.is_multiple_of(2));
-    let row = Coded { form, block, codes, scales, tail };
+/// [`dequantise`], and the tail to `plain` in the same breath.
+pub(super) fn decode(isa: Isa, row: &Coded<'_>, values: &mut [f32], plain: &mut [f32]) {
+    assert_eq!(row.codes.len(), row.form.code_bytes(values.len()));
+    assert_eq!(row.scales.len(), values.len().div_ceil(row.block));
+    assert_eq!(row.tail.len(), 2 * plain.len());
+    assert!(row.form == Form::E4m3 || row.block.is_multiple_of(2));
     match isa.level() {
         // SAFETY: an `Isa` proves that the processor has the features.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { decode_avx512(&row, values, plain) },
+        Level::Avx512 => unsafe { decode_avx512(row, values, plain) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { decode_avx2(&row, values, plain) },
-        _ => decode_body(&row, values, plain, |_, _, _| false, |_, _, _| false),
+        Level::Avx2 => unsafe { decode_avx2(row, values, plain) },
+        _ => decode_body(row, values, plain, |_, _, _| false, |_, _, _| false),
     }
 }
 
@@ -250,13 +239,14 @@ fn quantise_e2m1(block: usize, values: &[f32], codes: &mut [u8], scales: &mut [u
     }
 }
 
-/// What a row of values is made of.
-struct Coded<'a> {
-    form: Form,
-    block: usize,
-    codes: &'a [u8],
-    scales: &'a [u8],
-    tail: &'a [u8],
+/// What a cached row is made of.
+pub(super) struct Coded<'a> {
+    pub(super) form: Form,
+    pub(super) block: usize,
+    pub(super) codes: &'a [u8],
+    pub(super) scales: &'a [u8],
+    /// Little-endian bf16.
+    pub(super) tail: &'a [u8],
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -8,7 +8,7 @@
 //! Encoding re-derives the codes from values that were already rounded ([`super::round_trip`], then
 //! nothing that changes them), so it loses nothing; values that were not are rounded here.
 
-use super::block::{Form, decode, quantise};
+use super::block::{Coded, Form, decode, quantise};
 use crate::common::isa::Isa;
 use crate::common::real::narrow_bf16;
 use hal::RowCodec;
@@ -79,7 +79,8 @@ pub fn decode_row(isa: Isa, codec: RowCodec, row: &[u8], values: &mut [f32]) {
     let (coded, plain) = values.split_at_mut(layout.coded);
     let scales = &row[layout.tail_end..layout.scales_end];
     let (codes, tail) = row[..layout.tail_end].split_at(layout.codes_end);
-    decode(isa, layout.form, layout.block, codes, scales, coded, tail, plain);
+    let Layout { form, block, .. } = layout;
+    decode(isa, &Coded { form, block, codes, scales, tail }, coded, plain);
 }
 
 /// Values of the tail converted at a time.

@@ -13,9 +13,6 @@ use std::arch::x86_64::*;
 /// Scales of E4M3 from here on are refused: 2^8 times the scale is no f32.
 const SCALE_MAX: u8 = 247;
 
-/// Magnitudes of E2M1.
-const MAGNITUDES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
-
 /// 2^8 times an E8M0 scale.
 #[inline(always)]
 fn factor(scale: u8) -> f32 {
@@ -83,8 +80,8 @@ pub(super) fn e2m1_avx2(codes: &[u8], scale: u8, values: &mut [f32]) -> bool {
     if scale == E8M0_NAN || !codes.1.is_empty() || !values.1.is_empty() {
         return false;
     }
-    // SAFETY: eight floats.
-    let magnitudes = unsafe { _mm256_loadu_ps(MAGNITUDES.as_ptr()) };
+    // SAFETY: the first eight of sixteen floats: those without a sign.
+    let magnitudes = unsafe { _mm256_loadu_ps(E2M1.as_ptr()) };
     let table = _mm256_mul_ps(magnitudes, _mm256_set1_ps(E8M0[scale as usize]));
     let sign = _mm256_set1_ps(-0.0);
     for (codes, values) in codes.0.iter().zip(values.0) {

@@ -51,9 +51,8 @@ fn the_kernels_conform_on_the_cpu() {
     report.assert_green();
 }
 
-#[test]
-fn products_of_a_warp_group_conform_on_the_cpu() {
-    let machine = Emulated { wide: true, ..Emulated::default() };
+/// Runs what depends on kernels on a machine with some of its own.
+fn assert_conforms(machine: Emulated) {
     let device = CudaBackend::on(Arc::new(machine)).open(0, &OpenOptions::default()).unwrap();
     let suites = vec![Suite::Ops, Suite::Rows, Suite::Program];
     let settings = Settings { suites, ..Settings::default() };
@@ -63,15 +62,14 @@ fn products_of_a_warp_group_conform_on_the_cpu() {
 }
 
 #[test]
+fn products_of_a_warp_group_conform_on_the_cpu() {
+    assert_conforms(Emulated { wide: true, ..Emulated::default() });
+}
+
+#[test]
 fn bulk_copies_conform_on_the_cpu() {
     for wide in [false, true] {
-        let machine = Emulated { bulk: true, wide, ..Emulated::default() };
-        let device = CudaBackend::on(Arc::new(machine)).open(0, &OpenOptions::default()).unwrap();
-        let suites = vec![Suite::Ops, Suite::Rows, Suite::Program];
-        let settings = Settings { suites, ..Settings::default() };
-        let report = run_on(&device, &settings, &Expectations::none());
-        println!("{}\n{report}", report.coverage());
-        report.assert_green();
+        assert_conforms(Emulated { bulk: true, wide, ..Emulated::default() });
     }
 }
 
