@@ -12,7 +12,7 @@
 //! Not here: rope, the output projection, checks of shapes (`hal` makes them once per program).
 
 use super::fold::{Piece, fold, piece_floats, rooms};
-use super::keys::{KeyRows, Listed, Visible};
+use super::keys::{Listed, Visible};
 use super::score::{PAD, load_heads};
 use crate::common::isa::Isa;
 use crate::common::pool::Pool;
@@ -220,11 +220,16 @@ impl Keys {
             Some(Far::Visible(visible)) => &visible.cache,
             None => &op.near.cache,
         };
-        let width = op.width();
-        for (place, out) in (first..self.len).zip(out.chunks_exact_mut(stride)) {
-            let cache: &KeyRows = if place < self.near { &op.near.cache } else { far };
-            cache.load(isa, self.rows[place] as usize, out);
-            out[width..width.next_multiple_of(PAD)].fill(0.0);
+        let end = self.len.min(first + out.len() / stride);
+        let near = self.near.clamp(first, end);
+        let (near_out, far_out) = out.split_at_mut((near - first) * stride);
+        op.near.cache.load_rows(isa, &self.rows[first..near], near_out, stride);
+        far.load_rows(isa, &self.rows[near..end], far_out, stride);
+        let (width, columns) = (op.width(), op.width().next_multiple_of(PAD));
+        if width < columns {
+            for out in out.chunks_exact_mut(stride).take(end - first) {
+                out[width..columns].fill(0.0);
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::common::isa::Isa;
 use crate::common::rows::{RealRows, Rows};
-use crate::quant::decode_row;
+use crate::quant::{decode_row, decode_rows};
 use hal::tensor::RowCodec;
 
 /// Rows of a cache, decoded as they are read.
@@ -60,6 +60,23 @@ impl KeyRows {
         match self {
             KeyRows::Real(rows) => rows.width(),
             KeyRows::Coded { width, .. } => *width,
+        }
+    }
+
+    /// Writes the values of rows `which` to the first [`KeyRows::width`] floats of `stride` each.
+    ///
+    /// # Panics
+    /// If there is no such row or `out` is shorter.
+    pub fn load_rows(&self, isa: Isa, which: &[u32], out: &mut [f32], stride: usize) {
+        match self {
+            KeyRows::Real(_) => {
+                for (&row, out) in which.iter().zip(out.chunks_exact_mut(stride)) {
+                    self.load(isa, row as usize, out);
+                }
+            }
+            KeyRows::Coded { bytes, width, codec } => {
+                decode_rows(isa, *codec, bytes, which, *width, out, stride);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ pub mod math;
 pub mod peak;
 pub(crate) mod per_isa;
 pub mod pool;
+pub(crate) mod prefetch;
 pub mod real;
 pub mod rows;
 pub mod scratch;

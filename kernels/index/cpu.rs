@@ -80,11 +80,12 @@ pub struct IndexSelect {
 /// # Panics
 /// If an index leaves its table, or a limit of this module is passed.
 pub fn index_score(isa: Isa, pool: &Pool, op: &IndexScore) {
-    score_rows(isa, pool, op, 0, op.q.rows());
+    score_rows(isa, pool, op, 0, op.q.rows(), 0);
 }
 
 /// Cache rows of the k entries with the largest scores of each query, in ascending entry order, -1
-/// behind the last: [`index_score`], `top_k` and the page table in one.
+/// behind the last: [`index_score`], `top_k` and the page table in one. A query that sees no more than k
+/// entries is given all of them, unscored.
 ///
 /// `workspace` holds [`IndexSelect::workspace_floats`] floats or more; its content does not matter.
 ///
@@ -98,7 +99,7 @@ pub fn index_select(isa: Isa, pool: &Pool, op: &IndexSelect, workspace: &mut [f3
         // SAFETY: inside the slice, which this call holds alone.
         let out = unsafe { RowsMut::from_raw(workspace.as_mut_ptr(), width, rows, width) };
         let score = IndexScore { out, q: op.q, weight: op.weight, keys: op.keys, scale: op.scale };
-        score_rows(isa, pool, &score, first, rows);
+        score_rows(isa, pool, &score, first, rows, op.out.width());
         let scores = out.as_rows();
         pool.run(rows, &|row| {
             let scores = &scores.row(row)[..op.keys.count(first + row)];
@@ -132,9 +133,13 @@ fn page_rows(keys: &Visible, row: usize, picks: &mut [i32]) {
     }
 }
 
-/// Scores of queries `first..first + rows` to the first rows of `op.out`.
-fn score_rows(isa: Isa, pool: &Pool, op: &IndexScore, first: usize, rows: usize) {
+/// Scores of queries `first..first + rows` to the first rows of `op.out`, but of those that see no more than
+/// `unscored` entries.
+fn score_rows(isa: Isa, pool: &Pool, op: &IndexScore, first: usize, rows: usize, unscored: usize) {
     let visible = (first..first + rows).map(|row| op.keys.count(row)).max().unwrap_or(0);
+    if visible <= unscored {
+        return;
+    }
     let groups = rows.div_ceil(SHARE);
     let even = visible.div_ceil(pool.threads().div_ceil(groups)).next_multiple_of(BLOCK);
     let stretch = even.clamp(STRETCH_MIN, STRETCH_MAX);
@@ -145,6 +150,7 @@ fn score_rows(isa: Isa, pool: &Pool, op: &IndexScore, first: usize, rows: usize)
             first: first + group,
             rows: SHARE.min(rows - group),
             target: group,
+            unscored,
             entries: part % stretches * stretch..(part % stretches + 1) * stretch,
         };
         scratch::with(|block| score_part(isa, op, &work, block));
@@ -157,6 +163,8 @@ struct Work {
     rows: usize,
     /// Row of `out` for row `first`.
     target: usize,
+    /// Rows that see no more than this are left out.
+    unscored: usize,
     /// Whole blocks of entries, of which a row may see fewer.
     entries: Range<usize>,
 }
@@ -182,7 +190,12 @@ unsafe fn score_body<S: Simd>(isa: Isa, op: &IndexScore, work: &Work, block: &mu
     let (keys, block) = block.split_at_mut(BLOCK * (columns + SKEW));
     let dots = &mut block[..BLOCK * group];
     let queries_of = |row| row * columns * group..(row + 1) * columns * group;
-    for row in (0..work.rows).filter(|row| op.keys.count(work.first + row) > work.entries.start) {
+    // Entries that row `row` of the part is scored on.
+    let seen = |row| match op.keys.count(work.first + row) {
+        count if count > work.unscored => count,
+        _ => 0,
+    };
+    for row in (0..work.rows).filter(|&row| seen(row) > work.entries.start) {
         let (row_of_q, queries) = (work.first + row, &mut queries[queries_of(row)]);
         load_heads(isa, &op.q, row_of_q, 0..heads, width, keys, queries);
         let weights = &mut weights[row * group..][..group];
@@ -192,7 +205,7 @@ unsafe fn score_body<S: Simd>(isa: Isa, op: &IndexScore, work: &Work, block: &mu
     for first in work.entries.clone().step_by(BLOCK) {
         let mut held = None;
         for row in 0..work.rows {
-            let seen = op.keys.count(work.first + row);
+            let seen = seen(row);
             if seen <= first {
                 continue;
             }

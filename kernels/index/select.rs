@@ -1,8 +1,9 @@
 //! The k largest columns of a row.
 //!
 //! Values are ordered as numbers (-0 equals 0), NaN below all; equal values by column, the lower
-//! first. Few picks are kept in a small sorted list while the row streams by; many are found by the
-//! digits of the k-th largest value, and one scan in order collects what is above it.
+//! first. Few picks are kept in a small sorted list while the row streams by; for many the k-th largest value
+//! is found, by partitioning a short row and by the digits of a long one, and one scan in order collects what
+//! is above it.
 
 use crate::common::isa::Isa;
 use crate::common::pool::Pool;
@@ -13,6 +14,9 @@ use std::cmp::Reverse;
 
 /// Most picks for which the sorted list is faster than counting digits.
 const FEW: usize = 16;
+
+/// Longest row of which many picks are found by comparing: counting digits has more bins than that.
+const SHORT: usize = 1024;
 
 /// Operands of `hal::op::TopK`, as views.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +73,8 @@ pub(super) fn pick(x: &[f32], order: Order, out: &mut [i32]) {
     } else if taken <= FEW {
         pick_few(x, picks);
         picks.sort_unstable();
+    } else if x.len() <= SHORT {
+        pick_short(x, picks);
     } else {
         pick_many(x, picks);
     }
@@ -97,6 +103,20 @@ fn pick_few(x: &[f32], picks: &mut [i32]) {
         }
         best[place] = rank;
         picks[place] = column as i32;
+    }
+}
+
+/// Finds the last pick by partitioning, then collects in order.
+fn pick_short(x: &[f32], picks: &mut [i32]) {
+    // Keys differ: of equal values the lower column has the larger one.
+    let key = |column: usize| u64::from(rank(x[column])) << 32 | u64::from(!(column as u32));
+    let mut keys = [0; SHORT];
+    let keys = &mut keys[..x.len()];
+    keys.iter_mut().enumerate().for_each(|(column, slot)| *slot = key(column));
+    let (_, &mut last, _) = keys.select_nth_unstable(x.len() - picks.len());
+    let columns = (0..x.len()).filter(|&column| key(column) >= last);
+    for (pick, column) in picks.iter_mut().zip(columns) {
+        *pick = column as i32;
     }
 }
 

@@ -10,7 +10,9 @@
 
 use super::block::{Coded, Form, decode, quantise};
 use crate::common::isa::Isa;
+use crate::common::prefetch::prefetch;
 use crate::common::real::narrow_bf16;
+use crate::common::rows::Rows;
 use hal::RowCodec;
 use half::bf16;
 
@@ -44,6 +46,16 @@ impl Layout {
             scales_end: tail_end + coded.div_ceil(block),
         }
     }
+
+    #[inline]
+    fn decode(&self, isa: Isa, row: &[u8], values: &mut [f32]) {
+        assert_eq!(row.len(), self.scales_end.next_multiple_of(4));
+        let (coded, plain) = values.split_at_mut(self.coded);
+        let scales = &row[self.tail_end..self.scales_end];
+        let (codes, tail) = row[..self.tail_end].split_at(self.codes_end);
+        let &Layout { form, block, .. } = self;
+        decode(isa, &Coded { form, block, codes, scales, tail }, coded, plain);
+    }
 }
 
 /// Writes a row of f32 values as the codec's bytes. Lossless for values the codec holds exactly.
@@ -74,14 +86,35 @@ pub fn encode_row(isa: Isa, codec: RowCodec, values: &[f32], row: &mut [u8]) {
 /// # Panics
 /// As for [`encode_row`].
 pub fn decode_row(isa: Isa, codec: RowCodec, row: &[u8], values: &mut [f32]) {
-    let layout = Layout::new(codec, values.len());
-    assert_eq!(row.len(), layout.scales_end.next_multiple_of(4));
-    let (coded, plain) = values.split_at_mut(layout.coded);
-    let scales = &row[layout.tail_end..layout.scales_end];
-    let (codes, tail) = row[..layout.tail_end].split_at(layout.codes_end);
-    let Layout { form, block, .. } = layout;
-    decode(isa, &Coded { form, block, codes, scales, tail }, coded, plain);
+    Layout::new(codec, values.len()).decode(isa, row, values);
 }
+
+/// Reads rows `which` of a table as f32 values, `width` a row, each to the start of the next `stride` floats
+/// of `values`. Rows that lie anywhere in memory are asked for ahead.
+///
+/// # Panics
+/// As for [`encode_row`], or if a row does not exist, `stride` is less than `width` or `values` too short.
+pub fn decode_rows(
+    isa: Isa,
+    codec: RowCodec,
+    table: &Rows<u8>,
+    which: &[u32],
+    width: usize,
+    values: &mut [f32],
+    stride: usize,
+) {
+    let layout = Layout::new(codec, width);
+    assert!(values.len() >= which.len() * stride);
+    for (place, values) in values.chunks_exact_mut(stride).enumerate().take(which.len()) {
+        if let Some(&ahead) = which.get(place + AHEAD) {
+            prefetch(table.row(ahead as usize));
+        }
+        layout.decode(isa, table.row(which[place] as usize), &mut values[..width]);
+    }
+}
+
+/// Rows between the one that is decoded and the one that is asked for.
+const AHEAD: usize = 4;
 
 /// Values of the tail converted at a time.
 const PIECE: usize = 64;

@@ -17,7 +17,7 @@ mod tests;
 mod x86;
 
 pub use block::{Form, dequantise, quantise, round_trip};
-pub use codec::{decode_row, encode_row};
+pub use codec::{decode_row, decode_rows, encode_row};
 pub use hadamard::{HADAMARD_WIDTH, hadamard};
 
 /// Compiles one `inline(always)` body three times and calls the copy for the instruction set.
