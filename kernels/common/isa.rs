@@ -18,10 +18,13 @@ pub enum Level {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL besides all of [`Level::Avx2`] (16 lanes of f32).
     Avx512,
+    /// All of [`Level::Avx512`], VBMI, and AMX tiles of bf16.
+    Amx,
 }
 
 /// All of them, weakest first.
-const LEVELS: [Level; 4] = [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512];
+const LEVELS: [Level; 5] =
+    [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512, Level::Amx];
 
 /// An instruction set this processor was seen to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,16 +49,24 @@ impl Isa {
         LEVELS.into_iter().filter_map(Isa::force)
     }
 
-    /// What to match on.
+    /// What to match on: the vectors. Those of AMX are AVX-512's.
     pub fn level(self) -> Level {
-        self.0
+        match self.0 {
+            Level::Amx => Level::Avx512,
+            level => level,
+        }
+    }
+
+    /// Whether there are tiles of bf16 beside the vectors.
+    pub fn has_tiles(self) -> bool {
+        self.0 == Level::Amx
     }
 
     /// Lanes of f32 in one vector. The scalar kernels work in groups of 8 as well.
     pub fn lanes(self) -> usize {
         match self.0 {
             Level::Scalar | Level::Neon | Level::Avx2 => 8,
-            Level::Avx512 => 16,
+            Level::Avx512 | Level::Amx => 16,
         }
     }
 
@@ -73,6 +84,7 @@ impl Level {
             Level::Neon => "neon",
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
+            Level::Amx => "amx",
         }
     }
 
@@ -95,16 +107,20 @@ fn has(level: Level) -> bool {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c")
     };
+    let avx512 = || {
+        avx2()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+    };
     match level {
         Level::Scalar => true,
         Level::Neon => false,
         Level::Avx2 => avx2(),
-        Level::Avx512 => {
-            avx2()
-                && is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
+        Level::Avx512 => avx512(),
+        Level::Amx => {
+            avx512() && is_x86_feature_detected!("avx512vbmi") && super::tiles::usable()
         }
     }
 }
@@ -114,7 +130,7 @@ fn has(level: Level) -> bool {
     match level {
         Level::Scalar => true,
         Level::Neon => std::arch::is_aarch64_feature_detected!("neon"),
-        Level::Avx2 | Level::Avx512 => false,
+        Level::Avx2 | Level::Avx512 | Level::Amx => false,
     }
 }
 
@@ -136,7 +152,7 @@ mod tests {
     #[test]
     fn names_round_trip() {
         for isa in Isa::all() {
-            assert_eq!(Level::from_name(isa.name()), Some(isa.level()));
+            assert_eq!(Level::from_name(isa.name()).and_then(Isa::force), Some(isa));
         }
         assert_eq!(Level::from_name("sse9"), None);
     }

@@ -1,5 +1,7 @@
 //! Cuts a matmul into tasks and hands them to the pool.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::task::{self, DOT_ROWS_MAX, Operands, Part, RowSet, cols_max, task_rows_max};
 use super::weight::{NOTED_ROWS, WeightView};
 use crate::common::isa::{Isa, Level};
@@ -60,15 +62,16 @@ pub fn matmul(
     assert_eq!(x.width(), weight.cols(), "matmul: width of x");
     assert_eq!(out.width(), weight.rows(), "matmul: width of out");
     assert_eq!(x.rows(), out.rows(), "matmul: rows");
-    let cut = Cut::new(pool.threads(), weight, groups, x.rows());
+    let room = Room::new(isa, &x, weight);
+    let cut = Cut::new(pool.threads(), weight, groups, x.rows(), room);
     let operands = Operands { isa, x, out, cols: weight.cols() };
     let run = |index: usize| {
         let (group, rows, outputs) = cut.task(index);
-        let finite = weight.finite(group, outputs.clone());
+        let finite = !room.tiles && weight.finite(group, outputs.clone());
         let part = Part { segments: weight.group(group), rows, outputs, finite };
         // SAFETY: tasks cover disjoint elements of `out`, and by the contract of the views only this
         // call writes them.
-        scratch::with(|block| unsafe { run_on(isa, &operands, part, block) });
+        scratch::with(|block| unsafe { run_on(room.tiles, &operands, part, block) });
     };
     if cut.live_rows * weight.rows() * weight.cols() < SERIAL_MAX {
         (0..cut.tasks).for_each(run);
@@ -78,10 +81,12 @@ pub fn matmul(
 }
 
 /// Picks the code for the instruction set.
-unsafe fn run_on(isa: Isa, operands: &Operands, part: Part<'_>, block: &mut [f32]) {
+unsafe fn run_on(tiles: bool, operands: &Operands, part: Part<'_>, block: &mut [f32]) {
     // SAFETY: an `Isa` proves the features; outputs are exclusive by the caller.
     unsafe {
-        match isa.level() {
+        match operands.isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            _ if tiles => super::amx::run(operands, &part, block),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => run_avx512(operands, part, block),
             #[cfg(target_arch = "x86_64")]
@@ -114,12 +119,50 @@ unsafe fn run_neon(operands: &Operands, part: Part<'_>, block: &mut [f32]) {
     unsafe { task::run::<super::neon::Neon>(operands, part, block) }
 }
 
+/// What a task has room for, and what is worth one.
+#[derive(Clone, Copy)]
+struct Room {
+    /// Whether products go by tiles: a question of dtypes and columns, never of rows.
+    tiles: bool,
+    /// Most rows of `x`, and fewest where a task has not all of its group's.
+    rows_max: usize,
+    rows_min: usize,
+    outputs_min: usize,
+}
+
+impl Room {
+    fn new(isa: Isa, x: &RealRows, weight: &WeightView<'_>) -> Room {
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_tiles() && amx::takes(x, weight) {
+            let (rows_max, rows_min) = (amx::task_rows_max(weight.cols()), amx::ROWS_MIN);
+            return Room { tiles: true, rows_max, rows_min, outputs_min: amx::OUTPUTS_MIN };
+        }
+        let _ = (isa, x);
+        Room {
+            tiles: false,
+            rows_max: task_rows_max(weight.cols()),
+            rows_min: BLOCK_ROWS_MIN,
+            outputs_min: TASK_COLS_MIN,
+        }
+    }
+
+    /// Most weight rows for `rows` rows of `x`.
+    fn outputs_max(self, rows: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.tiles {
+            return amx::OUTPUTS_MAX;
+        }
+        cols_max(rows)
+    }
+}
+
 /// How a matmul is cut: per group blocks of rows times blocks of outputs.
 struct Cut<'a> {
     groups: RowGroups<'a>,
     group_count: usize,
     rows: usize,
     live_rows: usize,
+    room: Room,
     /// Most rows of `x` in a task.
     block_rows: usize,
     outputs: usize,
@@ -129,7 +172,13 @@ struct Cut<'a> {
 }
 
 impl<'a> Cut<'a> {
-    fn new(threads: usize, weight: &WeightView<'_>, groups: RowGroups<'a>, rows: usize) -> Cut<'a> {
+    fn new(
+        threads: usize,
+        weight: &WeightView<'_>,
+        groups: RowGroups<'a>,
+        rows: usize,
+        room: Room,
+    ) -> Cut<'a> {
         if let RowGroups::Sorted(offsets) = groups {
             assert_eq!(offsets.len(), weight.groups() + 1, "matmul: offsets");
             assert!(offsets.is_sorted() && offsets[0] >= 0, "matmul: offsets ascend");
@@ -140,7 +189,8 @@ impl<'a> Cut<'a> {
             group_count: weight.groups(),
             rows,
             live_rows: rows,
-            block_rows: task_rows_max(weight.cols()),
+            room,
+            block_rows: room.rows_max,
             outputs: weight.rows(),
             block_outputs: weight.rows().next_power_of_two(),
             tasks: 0,
@@ -148,8 +198,8 @@ impl<'a> Cut<'a> {
         if let RowGroups::Sorted(offsets) = groups {
             cut.live_rows = (offsets[weight.groups()] - offsets[0]) as usize;
         }
-        let most = cols_max(cut.live_rows.div_ceil(cut.group_count));
-        cut.block_outputs = cut.block_outputs.clamp(TASK_COLS_MIN, most);
+        let most = room.outputs_max(cut.live_rows.div_ceil(cut.group_count));
+        cut.block_outputs = cut.block_outputs.clamp(room.outputs_min, most);
         let macs = cut.live_rows * cut.outputs * weight.cols();
         let wanted = threads * (macs / TASK_MACS_MIN / threads).clamp(1, TASKS_PER_THREAD);
         while macs > 0 && cut.count() < wanted && cut.halve() {}
@@ -168,8 +218,8 @@ impl<'a> Cut<'a> {
     fn halve(&mut self) -> bool {
         let rows = self.live_rows.div_ceil(self.group_count);
         let block_rows = self.block_rows.min(rows);
-        let rows_can = block_rows >= 2 * BLOCK_ROWS_MIN;
-        let outputs_can = self.block_outputs > TASK_COLS_MIN;
+        let rows_can = block_rows >= 2 * self.room.rows_min;
+        let outputs_can = self.block_outputs > self.room.outputs_min;
         let decode = self.outputs * rows.div_ceil(block_rows.max(1)) * DECODE_MACS;
         let permute = rows * self.outputs.div_ceil(self.block_outputs) * PERMUTE_MACS;
         if rows_can && (!outputs_can || decode < permute) {

@@ -2,7 +2,7 @@
 //!
 //! Built at compile time. A model uses a few dozen of the scales; only those lines reach the cache.
 
-use crate::quant::formats::{E2M1, E8M0};
+use crate::quant::formats::{E2M1, E4M3, E8M0};
 
 /// For every E8M0 scale the sixteen E2M1 values times the scale, as f32.
 pub(super) static E2M1_SCALED: [Line<[f32; 16]>; 256] = e2m1_scaled();
@@ -10,6 +10,14 @@ pub(super) static E2M1_SCALED: [Line<[f32; 16]>; 256] = e2m1_scaled();
 /// For every E8M0 scale the sixteen scaled E2M1 values as bf16: their upper bytes, then their lower.
 /// All of them are exact in bf16, infinite where they are infinite in f32.
 pub(super) static E2M1_BYTES: [HalfLine<[[u8; 16]; 2]>; 256] = e2m1_bytes();
+
+/// For every E8M0 scale the sixteen scaled E2M1 values as bf16.
+#[cfg(target_arch = "x86_64")]
+pub(super) static E2M1_BF16: [HalfLine<[u16; 16]>; 256] = e2m1_bf16();
+
+/// The values of E4M3 codes 0 to 127 as bf16: their lower bytes, then their upper.
+#[cfg(target_arch = "x86_64")]
+pub(super) static E4M3_BF16: Line<[[u8; 128]; 2]> = e4m3_bf16();
 
 /// A cache line of its own. An entry across two costs a third of AVX-512's speed (measured).
 #[derive(Clone, Copy)]
@@ -49,6 +57,31 @@ const fn e2m1_bytes() -> [HalfLine<[[u8; 16]; 2]>; 256] {
             code += 1;
         }
         scale += 1;
+    }
+    table
+}
+
+#[cfg(target_arch = "x86_64")]
+const fn e2m1_bf16() -> [HalfLine<[u16; 16]>; 256] {
+    let mut table = [HalfLine([0; 16]); 256];
+    let scaled = e2m1_scaled();
+    let mut at = 0;
+    while at < 256 * 16 {
+        table[at / 16].0[at % 16] = (scaled[at / 16].0[at % 16].to_bits() >> 16) as u16;
+        at += 1;
+    }
+    table
+}
+
+#[cfg(target_arch = "x86_64")]
+const fn e4m3_bf16() -> Line<[[u8; 128]; 2]> {
+    let mut table = Line([[0; 128]; 2]);
+    let mut code = 0;
+    while code < 128 {
+        let bits = E4M3[code].to_bits() >> 16;
+        table.0[0][code] = bits as u8;
+        table.0[1][code] = (bits >> 8) as u8;
+        code += 1;
     }
     table
 }

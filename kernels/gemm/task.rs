@@ -96,6 +96,19 @@ pub(super) struct Part<'a> {
     pub finite: bool,
 }
 
+impl<'a> Part<'a> {
+    /// What there is of each segment: the segment, rows of it, output column of its first row.
+    pub fn pieces(&self) -> impl Iterator<Item = (&'a Segment<'a>, Range<usize>, usize)> {
+        let (outputs, mut end) = (self.outputs.clone(), 0);
+        self.segments.iter().filter_map(move |segment| {
+            let start = end;
+            end += segment.rows;
+            let (from, to) = (outputs.start.max(start), outputs.end.min(end));
+            (from < to).then(|| (segment, from - start..to - start, start))
+        })
+    }
+}
+
 /// Rows `first`, `first + step`, …, `count` of them: one group's share of `x` and `out`.
 #[derive(Clone, Copy)]
 pub(super) struct RowSet {
@@ -110,39 +123,49 @@ pub(super) struct RowSet {
 /// Processor features of `S`; nobody else uses these elements of the output.
 #[inline(always)]
 pub(super) unsafe fn run<S: Family>(operands: &Operands, part: Part<'_>, block: &mut [f32]) {
-    let Part { segments, rows, outputs, finite } = part;
-    let mut start = 0;
-    for segment in segments {
-        let (from, to) = (outputs.start.max(start), outputs.end.min(start + segment.rows));
-        if from < to {
-            let inside = from - start..to - start;
-            let place = Place { operands, segment, rows, column: start };
-            // SAFETY: as the caller promises.
-            unsafe {
-                match segment.encoding {
-                    Encoding::F32 => run_segment::<S, S::F32>(&place, inside, block),
-                    Encoding::Bf16 => run_segment::<S, S::Bf16>(&place, inside, block),
-                    Encoding::F16 => run_segment::<S, S::F16>(&place, inside, block),
-                    Encoding::Fp8 { .. } if finite => {
-                        run_segment::<S, S::Fp8Finite>(&place, inside, block);
-                    }
-                    Encoding::Fp8 { .. } => run_segment::<S, S::Fp8>(&place, inside, block),
-                    Encoding::Fp4 => run_segment::<S, S::Fp4>(&place, inside, block),
-                    Encoding::Int8 => run_segment::<S, S::Int8>(&place, inside, block),
+    for (segment, inside, column) in part.pieces() {
+        let place = Place { operands, segment, rows: part.rows, column };
+        // SAFETY: as the caller promises.
+        unsafe {
+            match segment.encoding {
+                Encoding::F32 => run_segment::<S, S::F32>(&place, inside, block),
+                Encoding::Bf16 => run_segment::<S, S::Bf16>(&place, inside, block),
+                Encoding::F16 => run_segment::<S, S::F16>(&place, inside, block),
+                Encoding::Fp8 { .. } if part.finite => {
+                    run_segment::<S, S::Fp8Finite>(&place, inside, block);
                 }
+                Encoding::Fp8 { .. } => run_segment::<S, S::Fp8>(&place, inside, block),
+                Encoding::Fp4 => run_segment::<S, S::Fp4>(&place, inside, block),
+                Encoding::Int8 => run_segment::<S, S::Int8>(&place, inside, block),
             }
         }
-        start += segment.rows;
     }
 }
 
 /// A segment and where its outputs go.
-struct Place<'a> {
-    operands: &'a Operands,
-    segment: &'a Segment<'a>,
-    rows: RowSet,
+pub(super) struct Place<'a> {
+    pub operands: &'a Operands,
+    pub segment: &'a Segment<'a>,
+    pub rows: RowSet,
     /// Output column of the segment's first row.
-    column: usize,
+    pub column: usize,
+}
+
+impl<'a> Place<'a> {
+    /// Rows `inside` of the segment, and their scales where `scaled` says that the decoder reads them.
+    pub fn run(&self, inside: Range<usize>, scaled: bool) -> Run {
+        let (segment, cols) = (self.segment, self.operands.cols);
+        let code_stride = segment.encoding.row_bytes(cols);
+        let scale_stride = if scaled { cols.div_ceil(FP4_COLS) } else { 0 };
+        Run {
+            codes: segment.codes[inside.start * code_stride..].as_ptr(),
+            code_stride,
+            scales: segment.scales[inside.start * scale_stride..].as_ptr(),
+            scale_stride,
+            rows: inside.len(),
+            cols,
+        }
+    }
 }
 
 /// This thread's scratch, cut up.
@@ -193,17 +216,7 @@ unsafe fn run_rows<S: Family, D: Decode<S>>(
     room: &mut Room<'_>,
     inside: Range<usize>,
 ) {
-    let (segment, cols) = (place.segment, place.operands.cols);
-    let code_stride = segment.encoding.row_bytes(cols);
-    let scale_stride = if D::SCALE_BYTES > 0 { cols.div_ceil(FP4_COLS) } else { 0 };
-    let run = Run {
-        codes: segment.codes[inside.start * code_stride..].as_ptr(),
-        code_stride,
-        scales: segment.scales[inside.start * scale_stride..].as_ptr(),
-        scale_stride,
-        rows: inside.len(),
-        cols,
-    };
+    let run = place.run(inside.clone(), D::SCALE_BYTES > 0);
     // SAFETY: features by the caller; `run` lies in the segment, whose sizes the view checked; the
     // rooms have the sizes asserted at compile time; outputs are exclusive by the caller.
     unsafe {
@@ -216,7 +229,7 @@ unsafe fn run_rows<S: Family, D: Decode<S>>(
             let x = permute::<S, D>(place, room, inside.start, 1.0);
             panels::<S, D>(&run, x, out, room);
         }
-        finish::<S, D>(place, room, inside);
+        finish(place, room.out, out.stride, inside, D::OUT_FACTOR);
     }
 }
 
@@ -377,15 +390,20 @@ unsafe fn tiles<S: Simd>(chunk: &Chunk, x: Permuted, out: Sums, room: &mut Room<
     }
 }
 
-/// Applies the last factor, makes every NaN the same NaN, rounds and writes.
+/// Applies the last factor to rows of sums, `stride` apart, makes every NaN the same NaN, rounds and writes.
+///
+/// # Safety
+/// Nobody else uses these elements of the output.
 #[inline(always)]
-unsafe fn finish<S: Family, D: Decode<S>>(
+pub(super) unsafe fn finish(
     place: &Place<'_>,
-    room: &mut Room<'_>,
+    sums: &mut [f32],
+    stride: usize,
     inside: Range<usize>,
+    factor: f32,
 ) {
-    for i in 0..place.rows.count {
-        let values = &mut room.out[i * cols_max(place.rows.count)..][..inside.len()];
+    for (i, sums) in sums.chunks_mut(stride).enumerate().take(place.rows.count) {
+        let values = &mut sums[..inside.len()];
         if place.segment.encoding == Encoding::Int8 {
             let scales = place.segment.scales[4 * inside.start..].as_chunks().0;
             for (value, scale) in values.iter_mut().zip(scales) {
@@ -393,7 +411,7 @@ unsafe fn finish<S: Family, D: Decode<S>>(
             }
         }
         for value in values.iter_mut() {
-            let sum = *value * D::OUT_FACTOR;
+            let sum = *value * factor;
             *value = if sum.is_nan() { f32::NAN } else { sum };
         }
         let index = place.rows.first + i * place.rows.step;

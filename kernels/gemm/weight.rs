@@ -115,6 +115,11 @@ impl<'a> WeightView<'a> {
         Ok(WeightView { cols, rows, groups, segments, notes: None })
     }
 
+    /// Encodings of all segments.
+    pub(super) fn encodings(&self) -> impl Iterator<Item = Encoding> {
+        self.segments.iter().map(|segment| segment.encoding)
+    }
+
     /// The same view with a place for what is found out about its FP8 codes: rows that were seen to
     /// hold no NaN code need no further look (a seventh of the work on AVX2). The codes must not
     /// change as long as the notes are used.

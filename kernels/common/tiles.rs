@@ -1,0 +1,154 @@
+//! AMX: eight tile registers of 16 rows × 64 bytes and the product of two of them, as much of it as matmul uses.
+//!
+//! Rust has no stable intrinsics for it; these are the instructions, one function each. Tile registers belong to
+//! the thread; nothing else in a process uses them, so nothing is saved. On Linux a process asks
+//! once whether it may have them.
+//!
+//! The product of bf16 tiles `C += A · B` (`tdpbf16ps`), by Intel's manual: for every element of C two sums start
+//! at 0, one over the even and one over the odd places of A's row, by fused multiply-add in order; then the two
+//! are added, then C. Subnormal numbers count as 0 and results that are subnormal become 0.
+
+use std::arch::asm;
+use std::arch::x86_64::__cpuid_count;
+use std::sync::OnceLock;
+
+/// Bytes of a row of a tile.
+pub(crate) const ROW_BYTES: usize = 64;
+/// Rows of a tile.
+pub(crate) const ROWS: usize = 16;
+
+/// Bits of `cpuid` leaf 7, `edx`: products of bf16, tiles.
+const CPUID_BF16: u32 = 1 << 22;
+const CPUID_TILE: u32 = 1 << 24;
+
+/// Whether the processor has tiles of bf16 and this process may use them.
+pub(crate) fn usable() -> bool {
+    static USABLE: OnceLock<bool> = OnceLock::new();
+    *USABLE.get_or_init(|| {
+        let wanted = CPUID_BF16 | CPUID_TILE;
+        __cpuid_count(7, 0).edx & wanted == wanted && permitted()
+    })
+}
+
+/// Asks the kernel for the tile registers of this process.
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    /// `ARCH_REQ_XCOMP_PERM` of `asm/prctl.h`, and the number of the tiles' state component.
+    const REQUEST: libc::c_int = 0x1023;
+    const TILE_DATA: libc::c_ulong = 18;
+    // SAFETY: the call takes two numbers and touches no memory of ours.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILE_DATA) == 0 }
+}
+
+/// How other systems are asked is not known here.
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+/// Shapes of the eight tiles, as `ldtilecfg` reads them.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// Shapes of the tiles of a matmul: 0 to 3 sums and 6, 7 rows of `x`, both of `columns` columns of four bytes;
+/// 4, 5 rows of the weight. All have 16 rows.
+///
+/// # Safety
+/// Tiles are [`usable`]; up to 16 columns. The thread calls [`release`] when it is done.
+pub(crate) unsafe fn configure(columns: u16) {
+    let narrow = 4 * columns;
+    let mut row_bytes = [0; 16];
+    row_bytes[..8].copy_from_slice(&[narrow, narrow, narrow, narrow, 64, 64, narrow, narrow]);
+    let mut rows = [0; 16];
+    rows[..8].fill(ROWS as u8);
+    let config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows };
+    // SAFETY: 64 bytes that the instruction reads; tiles are usable by the caller.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) }
+}
+
+/// Gives the tile registers back.
+///
+/// # Safety
+/// Tiles are [`usable`].
+pub(crate) unsafe fn release() {
+    // SAFETY: by the caller.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) }
+}
+
+/// Clears tiles 0 to 3.
+///
+/// # Safety
+/// The thread has called [`configure`].
+#[inline(always)]
+pub(crate) unsafe fn clear_sums() {
+    // SAFETY: by the caller.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            options(nostack, nomem)
+        )
+    }
+}
+
+/// Loads tile `TILE` (4 to 7) from rows `stride` bytes apart.
+///
+/// # Safety
+/// The thread has called [`configure`]; the rows are readable.
+#[inline(always)]
+pub(crate) unsafe fn load<const TILE: usize>(base: *const u8, stride: usize) {
+    const { assert!(TILE >= 4 && TILE < 8) };
+    // SAFETY: by the caller.
+    unsafe {
+        match TILE {
+            4 => asm!("tileloadd tmm4, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly)),
+            5 => asm!("tileloadd tmm5, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly)),
+            6 => asm!("tileloadd tmm6, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly)),
+            _ => asm!("tileloadd tmm7, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly)),
+        }
+    }
+}
+
+/// Stores tile `TILE` (0 to 3) to rows `stride` bytes apart.
+///
+/// # Safety
+/// The thread has called [`configure`]; the rows are writable.
+#[inline(always)]
+pub(crate) unsafe fn store<const TILE: usize>(base: *mut u8, stride: usize) {
+    const { assert!(TILE < 4) };
+    // SAFETY: by the caller.
+    unsafe {
+        match TILE {
+            0 => asm!("tilestored [{} + {}], tmm0", in(reg) base, in(reg) stride, options(nostack)),
+            1 => asm!("tilestored [{} + {}], tmm1", in(reg) base, in(reg) stride, options(nostack)),
+            2 => asm!("tilestored [{} + {}], tmm2", in(reg) base, in(reg) stride, options(nostack)),
+            _ => asm!("tilestored [{} + {}], tmm3", in(reg) base, in(reg) stride, options(nostack)),
+        }
+    }
+}
+
+/// Tile `2 · W + X` += tile `4 + W` (weight rows) · tile `6 + X` (rows of `x`).
+///
+/// # Safety
+/// The thread has called [`configure`].
+#[inline(always)]
+pub(crate) unsafe fn multiply<const W: usize, const X: usize>() {
+    const { assert!(W < 2 && X < 2) };
+    // SAFETY: by the caller.
+    unsafe {
+        match (W, X) {
+            (0, 0) => asm!("tdpbf16ps tmm0, tmm4, tmm6", options(nostack, nomem)),
+            (0, 1) => asm!("tdpbf16ps tmm1, tmm4, tmm7", options(nostack, nomem)),
+            (1, 0) => asm!("tdpbf16ps tmm2, tmm5, tmm6", options(nostack, nomem)),
+            _ => asm!("tdpbf16ps tmm3, tmm5, tmm7", options(nostack, nomem)),
+        }
+    }
+}

@@ -1,0 +1,677 @@
+//! Products by AMX tiles: bf16 rows of `x` with weights whose numbers are exact in bf16 (bf16 itself, E4M3, scaled
+//! E2M1). What is not of that kind goes the way of AVX-512.
+//!
+//! A tile of the weight is 16 rows of 32 columns, natural or as a decoder leaves them; a tile of `x` holds the
+//! same columns of 16 rows, two columns to a number of four bytes, columns down. Columns are taken in steps of 64: two
+//! planes of 32 in an order that belongs to the decoder. An output element is one sum that every plane is added
+//! to, in order, by one instruction whose arithmetic does not depend on its other rows and columns
+//! (`common::tiles`): that is law 7. One row of `x` alone is a tile one column wide.
+//!
+//! Up to 32 rows of `x` multiply every step as it is decoded, with all sums in registers. For more, 32 rows of the
+//! weight are decoded whole and multiplied by two tiles of `x` at a time.
+
+use super::body::{Run, Sums};
+use super::tables::{E2M1_BF16, E4M3_BF16};
+use super::task::{self, Operands, Part, Place, RowSet};
+use super::weight::{Encoding, WeightView};
+use crate::common::rows::{RealRows, Rows};
+use crate::common::scratch::SCRATCH_FLOATS;
+use crate::common::tiles;
+use crate::quant::formats::E8M0;
+use half::bf16;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Columns of a step, and of a plane of it.
+const STEP: usize = 64;
+const PLANE: usize = 32;
+const PLANES: usize = STEP / PLANE;
+
+/// Weight rows that are multiplied at a time: two tiles.
+const BLOCK: usize = 2 * tiles::ROWS;
+
+/// Bytes of a plane of [`BLOCK`] decoded weight rows, and of a step of them.
+const PLANE_BYTES: usize = BLOCK * tiles::ROW_BYTES;
+const STEP_BYTES: usize = PLANES * PLANE_BYTES;
+
+/// Numbers of four bytes in a tile of `x` or of sums.
+const TILE: usize = tiles::ROWS * tiles::ROWS;
+
+/// Widest row that goes this way.
+const COLS_MAX: usize = 1 << 14;
+/// Most rows of `x` in a task, and most weight rows.
+const ROWS_MAX: usize = 96;
+pub(super) const OUTPUTS_MAX: usize = 1024;
+/// Fewest weight rows in a task.
+pub(super) const OUTPUTS_MIN: usize = BLOCK;
+/// Fewest rows of `x` in a task that has not all of its group's.
+pub(super) const ROWS_MIN: usize = 2 * tiles::ROWS;
+/// Rows of `x` up to which a step is multiplied as it is decoded.
+const NARROW_MAX: usize = 2 * tiles::ROWS;
+
+/// Columns of `x` turned into tiles at a time.
+const CHUNK: usize = 512;
+/// Words between rows of such columns: not a power of two, so that they do not share cache sets.
+const CHUNK_STRIDE: usize = CHUNK + PLANE;
+
+/// Floats of a thread's scratch.
+const STAGE_FLOATS: usize = 2 * STEP_BYTES / 4;
+const WORDS_FLOATS: usize = tiles::ROWS * CHUNK_STRIDE / 2;
+/// Floats between rows of sums: not a power of two either.
+const OUT_STRIDE: usize = OUTPUTS_MAX + tiles::ROWS;
+const OUT_FLOATS: usize = ROWS_MAX * OUT_STRIDE;
+const PANEL_FLOATS: usize = 96 << 10;
+const X_FLOATS: usize =
+    SCRATCH_FLOATS - STAGE_FLOATS - WORDS_FLOATS - OUT_FLOATS - PANEL_FLOATS - TILE;
+const _: () = assert!(X_FLOATS >= COLS_MAX * tiles::ROWS / 2);
+
+/// Whether a product goes this way: never a question of how many rows there are.
+pub(super) fn takes(x: &RealRows, weight: &WeightView<'_>) -> bool {
+    let exact = |encoding| matches!(encoding, Encoding::Bf16 | Encoding::Fp8 { .. } | Encoding::Fp4);
+    matches!(x, RealRows::Bf16(_))
+        && weight.cols() <= COLS_MAX
+        && weight.encodings().all(exact)
+}
+
+/// Rows of `x` of `cols` columns that a task may have.
+pub(super) fn task_rows_max(cols: usize) -> usize {
+    let rows = 2 * X_FLOATS / cols.next_multiple_of(STEP);
+    (rows / tiles::ROWS * tiles::ROWS).min(ROWS_MAX)
+}
+
+/// Multiplies what `part` says, using this thread's scratch `block`.
+///
+/// # Safety
+/// Tiles are usable, and [`takes`] said yes; nobody else uses these elements of the output.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx2,fma,f16c")]
+pub(super) unsafe fn run(operands: &Operands, part: &Part<'_>, block: &mut [f32]) {
+    let columns = if part.rows.count == 1 { 1 } else { tiles::ROWS };
+    // SAFETY: tiles are usable by the caller; released below, and nothing between panics or asks for more.
+    unsafe { tiles::configure(columns as u16) };
+    for (segment, inside, column) in part.pieces() {
+        let place = Place { operands, segment, rows: part.rows, column };
+        // SAFETY: as the caller promises.
+        unsafe {
+            match segment.encoding {
+                Encoding::Bf16 => run_segment::<Plain>(&place, inside, block),
+                Encoding::Fp8 { .. } => run_segment::<Fp8>(&place, inside, block),
+                Encoding::Fp4 => run_segment::<Fp4>(&place, inside, block),
+                other => unreachable!("{other:?} weights do not go by tiles"),
+            }
+        }
+    }
+    // SAFETY: as above.
+    unsafe { tiles::release() };
+}
+
+/// This thread's scratch, cut up.
+struct Room<'a> {
+    /// Two steps of decoded weight rows.
+    stage: &'a mut [f32],
+    /// [`CHUNK`] columns of 16 rows of `x`, as bf16.
+    words: &'a mut [f32],
+    /// Decoded weight rows, whole.
+    panel: &'a mut [f32],
+    /// A tile of sums.
+    tile: &'a mut [f32],
+    /// `[rows of x, weight rows]`
+    out: &'a mut [f32],
+    /// Tiles of `x`: `[tiles, planes, 16 pairs of columns, 16 rows]`, or `[planes, 16 pairs]` of a row alone.
+    x: &'a mut [f32],
+}
+
+impl<'a> Room<'a> {
+    fn new(block: &'a mut [f32]) -> Room<'a> {
+        let (stage, block) = block.split_at_mut(STAGE_FLOATS);
+        let (words, block) = block.split_at_mut(WORDS_FLOATS);
+        let (panel, block) = block.split_at_mut(PANEL_FLOATS);
+        let (tile, block) = block.split_at_mut(TILE);
+        let (out, x) = block.split_at_mut(OUT_FLOATS);
+        Room { stage, words, panel, tile, out, x }
+    }
+}
+
+/// How codes become planes, and the columns of `x` meet them.
+///
+/// # Safety
+/// All methods require AVX-512 F, BW and VBMI.
+unsafe trait Source {
+    /// Bytes of the codes of a step, and of its scales.
+    const CODE_BYTES: usize;
+    const SCALE_BYTES: usize;
+    /// Whether codes are what a tile holds.
+    const DIRECT: bool;
+    /// What stays in registers.
+    type Tables: Copy;
+
+    unsafe fn tables() -> Self::Tables;
+    /// A step of one weight row: its planes.
+    unsafe fn decode(tables: Self::Tables, codes: *const u8, scales: *const u8) -> [__m512i; PLANES];
+    /// The columns of a step in the order of the planes, from natural order.
+    unsafe fn permute(first: __m512i, second: __m512i) -> [__m512i; PLANES];
+}
+
+/// bf16, natural order.
+struct Plain;
+
+// SAFETY: AVX-512 F only; touches the documented sizes.
+unsafe impl Source for Plain {
+    const CODE_BYTES: usize = 128;
+    const SCALE_BYTES: usize = 0;
+    const DIRECT: bool = true;
+    type Tables = ();
+
+    #[inline(always)]
+    unsafe fn tables() {}
+    #[inline(always)]
+    unsafe fn decode(_: (), codes: *const u8, _: *const u8) -> [__m512i; PLANES] {
+        // SAFETY: features and pointer by the caller.
+        unsafe { [_mm512_loadu_si512(codes.cast()), _mm512_loadu_si512(codes.add(64).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn permute(first: __m512i, second: __m512i) -> [__m512i; PLANES] {
+        [first, second]
+    }
+}
+
+/// E4M3, its scales in `x`: two tables of 128 bytes. Of every 16 columns 8 are in the first plane.
+struct Fp8;
+
+// SAFETY: AVX-512 F, BW and VBMI; touches the documented sizes.
+unsafe impl Source for Fp8 {
+    const CODE_BYTES: usize = 64;
+    const SCALE_BYTES: usize = 0;
+    const DIRECT: bool = false;
+    /// Lower bytes, then upper ones.
+    type Tables = [[__m512i; 2]; 2];
+
+    #[inline(always)]
+    unsafe fn tables() -> Self::Tables {
+        let half = |byte: usize, half: usize| {
+            // SAFETY: half of a table of 128 bytes; features by the caller.
+            unsafe { _mm512_loadu_si512((&raw const E4M3_BF16.0[byte][64 * half]).cast()) }
+        };
+        [[half(0, 0), half(0, 1)], [half(1, 0), half(1, 1)]]
+    }
+    #[inline(always)]
+    unsafe fn decode(tables: Self::Tables, codes: *const u8, _: *const u8) -> [__m512i; PLANES] {
+        /// `a | b & c` as a table of three inputs.
+        const OR_AND: i32 = 0xf8;
+        let [[low0, low1], [high0, high1]] = tables;
+        // SAFETY: features and pointer by the caller.
+        unsafe {
+            let codes = _mm512_loadu_si512(codes.cast());
+            // The lookup leaves out the sign, which is the upper byte's too.
+            let low = _mm512_permutex2var_epi8(low0, codes, low1);
+            let high = _mm512_permutex2var_epi8(high0, codes, high1);
+            let high = _mm512_ternarylogic_epi32::<OR_AND>(high, codes, _mm512_set1_epi8(-128));
+            [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn permute(first: __m512i, second: __m512i) -> [__m512i; PLANES] {
+        // SAFETY: features by the caller.
+        unsafe {
+            [
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(first, second),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(first, second),
+            ]
+        }
+    }
+}
+
+/// E2M1 with a scale per 32 columns: one table of the values of two blocks. Even columns, then odd ones.
+struct Fp4;
+
+// SAFETY: AVX-512 F and BW; touches the documented sizes.
+unsafe impl Source for Fp4 {
+    const CODE_BYTES: usize = 32;
+    const SCALE_BYTES: usize = 2;
+    const DIRECT: bool = false;
+    /// What picks a block's table: bit 4 of a word.
+    type Tables = __m512i;
+
+    #[inline(always)]
+    unsafe fn tables() -> __m512i {
+        // SAFETY: features by the caller.
+        unsafe {
+            _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(16))
+        }
+    }
+    #[inline(always)]
+    unsafe fn decode(block: __m512i, codes: *const u8, scales: *const u8) -> [__m512i; PLANES] {
+        /// `a & b | c` as a table of three inputs.
+        const AND_OR: i32 = 0xea;
+        // SAFETY: features and pointers by the caller; a table entry is 32 bytes.
+        unsafe {
+            let table = |at: usize| {
+                _mm256_load_si256((&raw const E2M1_BF16[*scales.add(at) as usize]).cast())
+            };
+            let table = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(table(0)), table(1));
+            let words = _mm512_cvtepu8_epi16(_mm256_loadu_si256(codes.cast()));
+            let nibble = _mm512_set1_epi16(15);
+            let even = _mm512_ternarylogic_epi32::<AND_OR>(words, nibble, block);
+            let odd = _mm512_or_si512(_mm512_srli_epi16::<4>(words), block);
+            [_mm512_permutexvar_epi16(even, table), _mm512_permutexvar_epi16(odd, table)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn permute(first: __m512i, second: __m512i) -> [__m512i; PLANES] {
+        // SAFETY: features by the caller.
+        unsafe {
+            let odd = _mm512_load_si512((&raw const ODD_WORDS).cast());
+            let even = _mm512_sub_epi16(odd, _mm512_set1_epi16(1));
+            [
+                _mm512_permutex2var_epi16(first, even, second),
+                _mm512_permutex2var_epi16(first, odd, second),
+            ]
+        }
+    }
+}
+
+/// 1, 3, … 63
+static ODD_WORDS: Odd = Odd(odd_words());
+
+#[repr(C, align(64))]
+struct Odd([u16; 32]);
+
+const fn odd_words() -> [u16; 32] {
+    let mut words = [0; 32];
+    let mut at = 0;
+    while at < 32 {
+        words[at] = 2 * at as u16 + 1;
+        at += 1;
+    }
+    words
+}
+
+/// Rows `inside` of one segment, cut where the FP8 scales change and by the room for sums.
+#[inline(always)]
+unsafe fn run_segment<D: Source>(place: &Place<'_>, inside: Range<usize>, block: &mut [f32]) {
+    let mut room = Room::new(block);
+    let period = match place.segment.encoding {
+        Encoding::Fp8 { rows, .. } => rows as usize,
+        _ => usize::MAX,
+    };
+    let mut from = inside.start;
+    while from < inside.end {
+        let next = (from - from % period).saturating_add(period);
+        let to = next.min(from + OUTPUTS_MAX).min(inside.end);
+        // SAFETY: features and exclusive outputs by the caller.
+        unsafe {
+            fill_x::<D>(place, &mut room, from);
+            multiply::<D>(place, &mut room, from..to);
+        }
+        // SAFETY: outputs are exclusive by the caller.
+        unsafe { task::finish(place, room.out, OUT_STRIDE, from..to, 1.0) };
+        from = to;
+    }
+}
+
+/// Tiles of the task's rows of `x`, times the scales of weight row `row` where those are FP8's.
+#[inline(always)]
+unsafe fn fill_x<D: Source>(place: &Place<'_>, room: &mut Room<'_>, row: usize) {
+    let RealRows::Bf16(x) = &place.operands.x else { unreachable!("`takes` saw bf16") };
+    let (rows, padded) = (place.rows, place.operands.cols.next_multiple_of(STEP));
+    let planes = padded / PLANE;
+    if rows.count > 1 {
+        assert!(rows.count.div_ceil(tiles::ROWS) * planes * TILE <= room.x.len());
+    }
+    let words: *mut u16 = room.words.as_mut_ptr().cast();
+    for (tile, first) in (0..rows.count).step_by(tiles::ROWS).enumerate() {
+        let filled = first..rows.count.min(first + tiles::ROWS);
+        for start in (0..padded).step_by(CHUNK) {
+            let end = padded.min(start + CHUNK);
+            for (place_in, i) in filled.clone().enumerate() {
+                // SAFETY: 16 rows of `CHUNK_STRIDE` words; features by the caller.
+                unsafe {
+                    let target = words.add(place_in * CHUNK_STRIDE);
+                    load_words::<D>(place, x, (rows, i), row, start..end, target);
+                }
+            }
+            // SAFETY: tiles of `x` that the assertion counted; a row alone is one plane after the other.
+            unsafe {
+                let target: *mut u32 = room.x.as_mut_ptr().cast();
+                if rows.count == 1 {
+                    let target = target.add(start / 2);
+                    std::ptr::copy_nonoverlapping(words.cast(), target, (end - start) / 2);
+                    continue;
+                }
+                for plane in 0..(end - start) / PLANE {
+                    let at = (tile * planes + start / PLANE + plane) * TILE;
+                    let source = words.add(plane * PLANE).cast();
+                    turn(source, CHUNK_STRIDE / 2, filled.len(), target.add(at), tiles::ROWS);
+                }
+            }
+        }
+    }
+}
+
+/// Columns `range` of row `i` of the task, scaled, zero behind the last, in the order of the planes.
+#[inline(always)]
+unsafe fn load_words<D: Source>(
+    place: &Place<'_>,
+    x: &Rows<bf16>,
+    (rows, i): (RowSet, usize),
+    weight_row: usize,
+    range: Range<usize>,
+    target: *mut u16,
+) {
+    let mut natural = [0u16; CHUNK];
+    let row = x.row(rows.first + i * rows.step);
+    let held = &row[range.start..range.end.min(row.len())];
+    for (word, value) in natural.iter_mut().zip(held) {
+        *word = value.to_bits();
+    }
+    if let Encoding::Fp8 { rows, cols: width } = place.segment.encoding {
+        let width = width as usize;
+        let scales = &place.segment.scales[weight_row / rows as usize * row.len().div_ceil(width)..];
+        let mut column = range.start;
+        while column < range.start + held.len() {
+            let end = (column - column % width + width).min(range.start + held.len());
+            scale(&mut natural[column - range.start..end - range.start], scales[column / width]);
+            column = end;
+        }
+    }
+    for at in (0..range.len()).step_by(STEP) {
+        // SAFETY: a step of both; features by the caller.
+        unsafe {
+            let load = |at| _mm512_loadu_si512(natural.as_ptr().add(at).cast());
+            let [first, second] = D::permute(load(at), load(at + PLANE));
+            _mm512_storeu_si512(target.add(at).cast(), first);
+            _mm512_storeu_si512(target.add(at + PLANE).cast(), second);
+        }
+    }
+}
+
+/// bf16 times a power of two: exact but next to 0, where bits are lost, and to infinity.
+#[inline(always)]
+fn scale(words: &mut [u16], scale: u8) {
+    const ONE: u8 = 127;
+    if scale == ONE {
+        return;
+    }
+    let factor = E8M0[scale as usize];
+    for word in words {
+        let product = f32::from_bits(u32::from(*word) << 16) * factor;
+        *word = (product.to_bits() >> 16) as u16;
+    }
+}
+
+/// Up to 16 rows of 16 numbers to columns; missing rows are 0.
+#[inline(always)]
+unsafe fn turn(source: *const u32, stride: usize, rows: usize, target: *mut u32, to: usize) {
+    // SAFETY: rows by the caller; features as well.
+    unsafe {
+        let mut v = [_mm512_setzero_si512(); 16];
+        for (row, v) in v.iter_mut().enumerate().take(rows) {
+            *v = _mm512_loadu_si512(source.add(row * stride).cast());
+        }
+        let mut pairs = v;
+        for i in 0..8 {
+            pairs[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+            pairs[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+        }
+        // quads[4 i + j]: rows 4 i … 4 i + 3 of columns j, 4 + j, 8 + j, 12 + j.
+        let mut quads = v;
+        for i in 0..4 {
+            for j in 0..2 {
+                let (a, b) = (pairs[4 * i + j], pairs[4 * i + 2 + j]);
+                quads[4 * i + 2 * j] = _mm512_unpacklo_epi64(a, b);
+                quads[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(a, b);
+            }
+        }
+        for j in 0..4 {
+            let (a, b, c, d) = (quads[j], quads[4 + j], quads[8 + j], quads[12 + j]);
+            let (ab_even, cd_even) = (
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(c, d),
+            );
+            let (ab_odd, cd_odd) = (
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(c, d),
+            );
+            let columns = [
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_even, cd_even),
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_odd, cd_odd),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_even, cd_even),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_odd, cd_odd),
+            ];
+            for (i, column) in columns.into_iter().enumerate() {
+                _mm512_storeu_si512(target.add((4 * i + j) * to).cast(), column);
+            }
+        }
+    }
+}
+
+/// Where tiles of weight rows lie.
+#[derive(Clone, Copy)]
+struct Rows16 {
+    base: *const u8,
+    /// Bytes between rows, and between planes.
+    row: usize,
+    plane: usize,
+}
+
+/// Where tiles of `x` lie.
+#[derive(Clone, Copy)]
+struct XTiles {
+    base: *const u32,
+    /// Numbers between planes, and between tiles.
+    plane: usize,
+    tile: usize,
+    /// Bytes between rows of a tile.
+    row: usize,
+}
+
+/// All sums of rows `inside` of the segment.
+#[inline(always)]
+unsafe fn multiply<D: Source>(place: &Place<'_>, room: &mut Room<'_>, inside: Range<usize>) {
+    let cols = place.operands.cols;
+    let run = place.run(inside, D::SCALE_BYTES > 0);
+    let planes = cols.div_ceil(STEP) * PLANES;
+    let count = place.rows.count;
+    let x = match count {
+        1 => XTiles { base: room.x.as_ptr().cast(), plane: tiles::ROWS, tile: 0, row: 4 },
+        _ => XTiles {
+            base: room.x.as_ptr().cast(),
+            plane: TILE,
+            tile: planes * TILE,
+            row: tiles::ROW_BYTES,
+        },
+    };
+    let pairs = count.div_ceil(tiles::ROWS);
+    let whole = count > NARROW_MAX && planes * PLANE_BYTES <= 4 * PANEL_FLOATS;
+    let out = Sums { base: room.out.as_mut_ptr(), stride: OUT_STRIDE };
+    // SAFETY: features by the caller; `run` lies in the segment; rooms hold what their constants say.
+    unsafe {
+        let tables = D::tables();
+        for row in (0..run.rows).step_by(BLOCK) {
+            let weights = (run.rows - row).div_ceil(tiles::ROWS).min(2);
+            let panel: *mut u8 = room.panel.as_mut_ptr().cast();
+            if whole {
+                for step in 0..planes / PLANES {
+                    decode::<D>(&run, tables, row, weights, step, panel.add(step * STEP_BYTES));
+                }
+            }
+            for tile in (0..pairs).step_by(2) {
+                let x = XTiles { base: x.base.add(tile * x.tile), ..x };
+                let (panel, stage) = (panel.cast_const(), room.stage.as_mut_ptr().cast());
+                let block = Block { run: &run, row, planes, x, panel, stage };
+                let tiles_of_x = (pairs - tile).min(2);
+                match (whole, weights, tiles_of_x) {
+                    (true, 1, 1) => from_panel::<1, 1>(&block),
+                    (true, 1, _) => from_panel::<1, 2>(&block),
+                    (true, _, 1) => from_panel::<2, 1>(&block),
+                    (true, _, _) => from_panel::<2, 2>(&block),
+                    (false, 1, 1) => by_steps::<D, 1, 1>(&block, tables),
+                    (false, 1, _) => by_steps::<D, 1, 2>(&block, tables),
+                    (false, _, 1) => by_steps::<D, 2, 1>(&block, tables),
+                    (false, _, _) => by_steps::<D, 2, 2>(&block, tables),
+                }
+                store_sums(count, tile, (weights, tiles_of_x), row, room.tile, out);
+            }
+        }
+    }
+}
+
+/// One or two tiles of weight rows with one or two of `x`.
+struct Block<'a> {
+    run: &'a Run,
+    row: usize,
+    planes: usize,
+    x: XTiles,
+    /// Decoded weight rows, whole, and the room for two steps.
+    panel: *const u8,
+    stage: *mut u8,
+}
+
+/// Decodes a step of `tiles_of` tiles of weight rows. Missing rows repeat the last: nobody reads their sums.
+#[inline(always)]
+unsafe fn decode<D: Source>(
+    run: &Run,
+    tables: D::Tables,
+    row: usize,
+    tiles_of: usize,
+    step: usize,
+    target: *mut u8,
+) {
+    let whole = (step + 1) * STEP <= run.cols;
+    for i in 0..tiles_of * tiles::ROWS {
+        let row = (row + i).min(run.rows - 1);
+        // SAFETY: the step lies in the row, or its padded copy is read; room for a step by the caller.
+        unsafe {
+            let codes = run.codes.add(row * run.code_stride + step * D::CODE_BYTES);
+            let scales = run.scales.wrapping_add(row * run.scale_stride + step * D::SCALE_BYTES);
+            let planes = match whole {
+                true => D::decode(tables, codes, scales),
+                false => decode_tail::<D>(run, tables, step, codes, scales),
+            };
+            for (plane, values) in planes.into_iter().enumerate() {
+                let at = plane * PLANE_BYTES + i * tiles::ROW_BYTES;
+                _mm512_storeu_si512(target.add(at).cast(), values);
+            }
+        }
+    }
+}
+
+/// The last, partial step of a row, padded with zero codes.
+#[inline(always)]
+unsafe fn decode_tail<D: Source>(
+    run: &Run,
+    tables: D::Tables,
+    step: usize,
+    codes: *const u8,
+    scales: *const u8,
+) -> [__m512i; PLANES] {
+    let (mut padded, mut scale_bytes) = ([0u8; 128], [127u8; 2]);
+    // SAFETY: what is left of the row and its scales, less than a step.
+    unsafe {
+        let left = run.code_stride - step * D::CODE_BYTES;
+        std::ptr::copy_nonoverlapping(codes, padded.as_mut_ptr(), left);
+        let left = run.scale_stride - step * D::SCALE_BYTES;
+        std::ptr::copy_nonoverlapping(scales, scale_bytes.as_mut_ptr(), left);
+        D::decode(tables, padded.as_ptr(), scale_bytes.as_ptr())
+    }
+}
+
+/// One plane: sums += weight rows · `x`.
+#[inline(always)]
+unsafe fn add_plane<const W: usize, const X: usize>(weights: Rows16, x: XTiles, plane: usize) {
+    // SAFETY: tiles of the caller's.
+    unsafe {
+        let x_at: *const u8 = x.base.add(plane * x.plane).cast();
+        tiles::load::<6>(x_at, x.row);
+        tiles::load::<4>(weights.base, weights.row);
+        tiles::multiply::<0, 0>();
+        if X == 2 {
+            tiles::load::<7>(x_at.add(4 * x.tile), x.row);
+            tiles::multiply::<0, 1>();
+        }
+        if W == 2 {
+            tiles::load::<5>(weights.base.add(tiles::ROWS * weights.row), weights.row);
+            tiles::multiply::<1, 0>();
+        }
+        if W == 2 && X == 2 {
+            tiles::multiply::<1, 1>();
+        }
+    }
+}
+
+/// All planes of a decoded panel.
+#[inline(always)]
+unsafe fn from_panel<const W: usize, const X: usize>(block: &Block<'_>) {
+    // SAFETY: the panel holds all planes; tiles of the caller's.
+    unsafe {
+        tiles::clear_sums();
+        for plane in 0..block.planes {
+            let base = block.panel.add(plane * PLANE_BYTES);
+            let weights = Rows16 { base, row: tiles::ROW_BYTES, plane: PLANE_BYTES };
+            add_plane::<W, X>(weights, block.x, plane);
+        }
+    }
+}
+
+/// All planes, every step decoded before it is multiplied, to one of two places in turn.
+#[inline(always)]
+unsafe fn by_steps<D: Source, const W: usize, const X: usize>(block: &Block<'_>, tables: D::Tables) {
+    let &Block { run, row, planes, x, stage, .. } = block;
+    let rows_exist = row + W * tiles::ROWS <= run.rows;
+    let next = run.codes.wrapping_add((row + W * tiles::ROWS) * run.code_stride);
+    let step_bytes = W * tiles::ROWS * D::CODE_BYTES;
+    // SAFETY: rows and steps exist; the stage holds two steps; prefetches may point anywhere.
+    unsafe {
+        tiles::clear_sums();
+        for step in 0..planes / PLANES {
+            for line in 0..step_bytes / 64 {
+                let address = next.wrapping_add(step * step_bytes + 64 * line);
+                _mm_prefetch::<_MM_HINT_T1>(address.cast());
+            }
+            let weights = if D::DIRECT && rows_exist && (step + 1) * STEP <= run.cols {
+                let base = run.codes.add(row * run.code_stride + step * D::CODE_BYTES);
+                Rows16 { base, row: run.code_stride, plane: tiles::ROW_BYTES }
+            } else {
+                let target = stage.add(step % 2 * STEP_BYTES);
+                decode::<D>(run, tables, row, W, step, target);
+                Rows16 { base: target, row: tiles::ROW_BYTES, plane: PLANE_BYTES }
+            };
+            for plane in 0..PLANES {
+                let base = weights.base.add(plane * weights.plane);
+                add_plane::<W, X>(Rows16 { base, ..weights }, x, step * PLANES + plane);
+            }
+        }
+    }
+}
+
+/// Sums from tile registers to `out`, rows of `x` from tile `tile` on, weight rows from `row` on.
+#[inline(always)]
+unsafe fn store_sums(
+    count: usize,
+    tile: usize,
+    (weights, tiles_of_x): (usize, usize),
+    row: usize,
+    room: &mut [f32],
+    out: Sums,
+) {
+    // SAFETY: `out` has room for whole tiles; features by the caller.
+    unsafe {
+        let place: *mut u8 = room.as_mut_ptr().cast();
+        for (register, (w, x)) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
+            if w >= weights || x >= tiles_of_x {
+                continue;
+            }
+            let target = out.base.add((tile + x) * tiles::ROWS * out.stride + row + w * tiles::ROWS);
+            let (to, stride) =
+                if count == 1 { (target.cast(), 4) } else { (place, tiles::ROW_BYTES) };
+            match register {
+                0 => tiles::store::<0>(to, stride),
+                1 => tiles::store::<1>(to, stride),
+                2 => tiles::store::<2>(to, stride),
+                _ => tiles::store::<3>(to, stride),
+            }
+            if count > 1 {
+                turn(place.cast(), tiles::ROWS, tiles::ROWS, target.cast(), out.stride);
+            }
+        }
+    }
+}
