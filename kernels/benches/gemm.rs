@@ -12,6 +12,7 @@ use kernels::common::rows::{RealRows, RealRowsMut, Rows, RowsMut};
 use kernels::gemm::cases::{Case, Fill, OwnedSegment};
 use kernels::gemm::{Encoding, FiniteNotes, RowGroups, Segment, WeightView, matmul};
 use kernels::quant::{Form, round_trip};
+use half::bf16;
 use std::time::{Duration, Instant};
 
 const COLS: usize = 1024;
@@ -35,7 +36,7 @@ struct Bench {
     isa: Isa,
     weights: Vec<OwnedSegment>,
     notes: Vec<FiniteNotes>,
-    x: Vec<f32>,
+    x: Vec<bf16>,
     out: Vec<f32>,
 }
 
@@ -56,7 +57,8 @@ impl Bench {
         let mut data = case.data();
         let weights = vec![data.segments.remove(0); copies];
         let notes = (0..copies).map(|_| FiniteNotes::new(1, OUTPUTS)).collect();
-        Bench { isa, weights, notes, x: data.x, out: vec![0.0; ROWS_MAX * OUTPUTS] }
+        let x = data.x.iter().map(|&value| bf16::from_f32(value)).collect();
+        Bench { isa, weights, notes, x, out: vec![0.0; ROWS_MAX * OUTPUTS] }
     }
 
     fn run(&mut self, pool: &Pool, copy: usize, rows: usize) {
@@ -71,7 +73,7 @@ impl Bench {
             )
         };
         let out = RealRowsMut::F32(out);
-        matmul(self.isa, pool, RealRows::F32(x), &weight, RowGroups::Cyclic, out);
+        matmul(self.isa, pool, RealRows::Bf16(x), &weight, RowGroups::Cyclic, out);
     }
 
     fn code_bytes(&self) -> usize {
@@ -171,6 +173,7 @@ fn prefill(c: &mut Criterion) {
 fn rounding(c: &mut Criterion) {
     let mut group = c.benchmark_group("round trip/4096 columns");
     let values = Bench::new(Isa::SCALAR, Encoding::Bf16, 1).x;
+    let values: Vec<f32> = values.iter().map(|value| value.to_f32()).collect();
     group.throughput(Throughput::Elements(4096));
     for isa in Isa::all() {
         for (name, form, block) in [("e4m3", Form::E4m3, 128), ("e2m1", Form::E2m1, 32)] {

@@ -12,12 +12,11 @@
 
 use super::body::{Run, Sums};
 use super::tables::{E2M1_BF16, E4M3_BF16};
-use super::task::{self, Operands, Part, Place, RowSet};
+use super::task::{self, Operands, Part, Place};
 use super::weight::{Encoding, WeightView};
-use crate::common::rows::{RealRows, Rows};
+use crate::common::rows::RealRows;
 use crate::common::scratch::SCRATCH_FLOATS;
 use crate::common::tiles;
-use crate::quant::formats::E8M0;
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -67,7 +66,12 @@ const _: () = assert!(X_FLOATS >= COLS_MAX * tiles::ROWS / 2);
 
 /// Whether a product goes this way: never a question of how many rows there are.
 pub(super) fn takes(x: &RealRows, weight: &WeightView<'_>) -> bool {
-    let exact = |encoding| matches!(encoding, Encoding::Bf16 | Encoding::Fp8 { .. } | Encoding::Fp4);
+    let exact = |encoding| match encoding {
+        Encoding::Bf16 | Encoding::Fp4 => true,
+        // A step has one scale.
+        Encoding::Fp8 { cols, .. } => (cols as usize).is_multiple_of(STEP),
+        Encoding::F32 | Encoding::F16 | Encoding::Int8 => false,
+    };
     matches!(x, RealRows::Bf16(_))
         && weight.cols() <= COLS_MAX
         && weight.encodings().all(exact)
@@ -136,15 +140,16 @@ impl<'a> Room<'a> {
 /// # Safety
 /// All methods require AVX-512 F, BW and VBMI.
 unsafe trait Source {
-    /// Bytes of the codes of a step, and of its scales.
+    /// Bytes of the codes of a step, and of the scales that a row has of its own.
     const CODE_BYTES: usize;
     const SCALE_BYTES: usize;
     /// Whether codes are what a tile holds.
     const DIRECT: bool;
-    /// What stays in registers.
+    /// What stays in registers for all rows of a step.
     type Tables: Copy;
 
-    unsafe fn tables() -> Self::Tables;
+    /// `scale` is the one that all rows of the step share, if they do.
+    unsafe fn tables(scale: u8) -> Self::Tables;
     /// A step of one weight row: its planes.
     unsafe fn decode(tables: Self::Tables, codes: *const u8, scales: *const u8) -> [__m512i; PLANES];
     /// The columns of a step in the order of the planes, from natural order.
@@ -162,7 +167,7 @@ unsafe impl Source for Plain {
     type Tables = ();
 
     #[inline(always)]
-    unsafe fn tables() {}
+    unsafe fn tables(_: u8) {}
     #[inline(always)]
     unsafe fn decode(_: (), codes: *const u8, _: *const u8) -> [__m512i; PLANES] {
         // SAFETY: features and pointer by the caller.
@@ -174,7 +179,8 @@ unsafe impl Source for Plain {
     }
 }
 
-/// E4M3, its scales in `x`: two tables of 128 bytes. Of every 16 columns 8 are in the first plane.
+/// E4M3 with a scale for all rows and columns of a step: two tables of 128 bytes. Of every 16 columns 8 are in the
+/// first plane.
 struct Fp8;
 
 // SAFETY: AVX-512 F, BW and VBMI; touches the documented sizes.
@@ -186,10 +192,11 @@ unsafe impl Source for Fp8 {
     type Tables = [[__m512i; 2]; 2];
 
     #[inline(always)]
-    unsafe fn tables() -> Self::Tables {
+    unsafe fn tables(scale: u8) -> Self::Tables {
+        let table = &E4M3_BF16[scale as usize].0;
         let half = |byte: usize, half: usize| {
             // SAFETY: half of a table of 128 bytes; features by the caller.
-            unsafe { _mm512_loadu_si512((&raw const E4M3_BF16.0[byte][64 * half]).cast()) }
+            unsafe { _mm512_load_si512((&raw const table[byte][64 * half]).cast()) }
         };
         [[half(0, 0), half(0, 1)], [half(1, 0), half(1, 1)]]
     }
@@ -232,7 +239,7 @@ unsafe impl Source for Fp4 {
     type Tables = __m512i;
 
     #[inline(always)]
-    unsafe fn tables() -> __m512i {
+    unsafe fn tables(_: u8) -> __m512i {
         // SAFETY: features by the caller.
         unsafe {
             _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(16))
@@ -285,32 +292,54 @@ const fn odd_words() -> [u16; 32] {
     words
 }
 
-/// Rows `inside` of one segment, cut where the FP8 scales change and by the room for sums.
+/// Rows `inside` of one segment, cut where the FP8 scales change.
 #[inline(always)]
 unsafe fn run_segment<D: Source>(place: &Place<'_>, inside: Range<usize>, block: &mut [f32]) {
     let mut room = Room::new(block);
-    let period = match place.segment.encoding {
-        Encoding::Fp8 { rows, .. } => rows as usize,
-        _ => usize::MAX,
+    assert!(inside.len() <= OUTPUTS_MAX);
+    let (period, width) = match place.segment.encoding {
+        Encoding::Fp8 { rows, cols } => (rows as usize, cols as usize),
+        _ => (usize::MAX, usize::MAX),
     };
-    let mut from = inside.start;
-    while from < inside.end {
-        let next = (from - from % period).saturating_add(period);
-        let to = next.min(from + OUTPUTS_MAX).min(inside.end);
-        // SAFETY: features and exclusive outputs by the caller.
-        unsafe {
-            fill_x::<D>(place, &mut room, from);
-            multiply::<D>(place, &mut room, from..to);
+    // SAFETY: features and exclusive outputs by the caller.
+    unsafe {
+        fill_x::<D>(place, &mut room);
+        let mut from = inside.start;
+        while from < inside.end {
+            let to = (from - from % period).saturating_add(period).min(inside.end);
+            let scales = match place.segment.encoding {
+                Encoding::Fp8 { .. } => {
+                    &place.segment.scales[from / period * place.operands.cols.div_ceil(width)..]
+                }
+                _ => &[],
+            };
+            let run = place.run(from..to, D::SCALE_BYTES > 0);
+            let weights = Weights { run, scales, width };
+            multiply::<D>(&weights, place.rows.count, &mut room, from - inside.start);
+            from = to;
         }
-        // SAFETY: outputs are exclusive by the caller.
-        unsafe { task::finish(place, room.out, OUT_STRIDE, from..to, 1.0) };
-        from = to;
+        task::finish(place, room.out, OUT_STRIDE, inside, 1.0);
     }
 }
 
-/// Tiles of the task's rows of `x`, times the scales of weight row `row` where those are FP8's.
+/// Some rows of a segment.
+struct Weights<'a> {
+    run: Run,
+    /// A scale for every `width` columns of all rows; empty where there are none.
+    scales: &'a [u8],
+    width: usize,
+}
+
+impl Weights<'_> {
+    #[inline(always)]
+    fn scale(&self, step: usize) -> u8 {
+        self.scales.get(step * STEP / self.width).copied().unwrap_or(0)
+    }
+}
+
+/// Tiles of the task's rows of `x`.
 #[inline(always)]
-unsafe fn fill_x<D: Source>(place: &Place<'_>, room: &mut Room<'_>, row: usize) {
+unsafe fn fill_x<D: Source>(place: &Place<'_>, room: &mut Room<'_>) {
     let RealRows::Bf16(x) = &place.operands.x else { unreachable!("`takes` saw bf16") };
     let (rows, padded) = (place.rows, place.operands.cols.next_multiple_of(STEP));
     let planes = padded / PLANE;
@@ -326,7 +355,7 @@ unsafe fn fill_x<D: Source>(place: &Place<'_>, room: &mut Room<'_>, row: usize) 
                 // SAFETY: 16 rows of `CHUNK_STRIDE` words; features by the caller.
                 unsafe {
                     let target = words.add(place_in * CHUNK_STRIDE);
-                    load_words::<D>(place, x, (rows, i), row, start..end, target);
+                    load_words::<D>(x.row(rows.first + i * rows.step), start..end, target);
                 }
             }
             // SAFETY: tiles of `x` that the assertion counted; a row alone is one plane after the other.
@@ -347,54 +376,24 @@ unsafe fn fill_x<D: Source>(place: &Place<'_>, room: &mut Room<'_>, row: usize) 
     }
 }
 
-/// Columns `range` of row `i` of the task, scaled, zero behind the last, in the order of the planes.
+/// Columns `range` of a row, zero behind the last, in the order of the planes.
 #[inline(always)]
-unsafe fn load_words<D: Source>(
-    place: &Place<'_>,
-    x: &Rows<bf16>,
-    (rows, i): (RowSet, usize),
-    weight_row: usize,
-    range: Range<usize>,
-    target: *mut u16,
-) {
-    let mut natural = [0u16; CHUNK];
-    let row = x.row(rows.first + i * rows.step);
-    let held = &row[range.start..range.end.min(row.len())];
-    for (word, value) in natural.iter_mut().zip(held) {
-        *word = value.to_bits();
-    }
-    if let Encoding::Fp8 { rows, cols: width } = place.segment.encoding {
-        let width = width as usize;
-        let scales = &place.segment.scales[weight_row / rows as usize * row.len().div_ceil(width)..];
-        let mut column = range.start;
-        while column < range.start + held.len() {
-            let end = (column - column % width + width).min(range.start + held.len());
-            scale(&mut natural[column - range.start..end - range.start], scales[column / width]);
-            column = end;
-        }
-    }
-    for at in (0..range.len()).step_by(STEP) {
-        // SAFETY: a step of both; features by the caller.
+unsafe fn load_words<D: Source>(row: &[bf16], range: Range<usize>, target: *mut u16) {
+    for at in range.clone().step_by(STEP) {
+        // SAFETY: a step of the row, or its padded copy; room for a step; features by the caller.
         unsafe {
-            let load = |at| _mm512_loadu_si512(natural.as_ptr().add(at).cast());
-            let [first, second] = D::permute(load(at), load(at + PLANE));
-            _mm512_storeu_si512(target.add(at).cast(), first);
-            _mm512_storeu_si512(target.add(at + PLANE).cast(), second);
+            let mut padded = [bf16::ZERO; STEP];
+            let mut source = row.as_ptr().add(at);
+            if at + STEP > row.len() {
+                padded[..row.len() - at].copy_from_slice(&row[at..]);
+                source = padded.as_ptr();
+            }
+            let load = |at| _mm512_loadu_si512(source.add(at).cast());
+            let [first, second] = D::permute(load(0), load(PLANE));
+            let target = target.add(at - range.start);
+            _mm512_storeu_si512(target.cast(), first);
+            _mm512_storeu_si512(target.add(PLANE).cast(), second);
         }
-    }
-}
-
-/// bf16 times a power of two: exact but next to 0, where bits are lost, and to infinity.
-#[inline(always)]
-fn scale(words: &mut [u16], scale: u8) {
-    const ONE: u8 = 127;
-    if scale == ONE {
-        return;
-    }
-    let factor = E8M0[scale as usize];
-    for word in words {
-        let product = f32::from_bits(u32::from(*word) << 16) * factor;
-        *word = (product.to_bits() >> 16) as u16;
     }
 }
 
@@ -464,13 +463,16 @@ struct XTiles {
     row: usize,
 }
 
-/// All sums of rows `inside` of the segment.
+/// All sums of some rows of a segment with `count` rows of `x`, to columns `column` … of the room for sums.
 #[inline(always)]
-unsafe fn multiply<D: Source>(place: &Place<'_>, room: &mut Room<'_>, inside: Range<usize>) {
-    let cols = place.operands.cols;
-    let run = place.run(inside, D::SCALE_BYTES > 0);
-    let planes = cols.div_ceil(STEP) * PLANES;
-    let count = place.rows.count;
+unsafe fn multiply<D: Source>(
+    weights: &Weights<'_>,
+    count: usize,
+    room: &mut Room<'_>,
+    column: usize,
+) {
+    let run = &weights.run;
+    let planes = run.cols.div_ceil(STEP) * PLANES;
     let x = match count {
         1 => XTiles { base: room.x.as_ptr().cast(), plane: tiles::ROWS, tile: 0, row: 4 },
         _ => XTiles {
@@ -482,34 +484,33 @@ unsafe fn multiply<D: Source>(place: &Place<'_>, room: &mut Room<'_>, inside: Ra
     };
     let pairs = count.div_ceil(tiles::ROWS);
     let whole = count > NARROW_MAX && planes * PLANE_BYTES <= 4 * PANEL_FLOATS;
-    let out = Sums { base: room.out.as_mut_ptr(), stride: OUT_STRIDE };
+    let out = Sums { base: room.out[column..].as_mut_ptr(), stride: OUT_STRIDE };
     // SAFETY: features by the caller; `run` lies in the segment; rooms hold what their constants say.
     unsafe {
-        let tables = D::tables();
-        for row in (0..run.rows).step_by(BLOCK) {
-            let weights = (run.rows - row).div_ceil(tiles::ROWS).min(2);
+        for row in (0..run.rows).step_by(if whole { BLOCK } else { tiles::ROWS }) {
+            let tiles_of_w = (run.rows - row).div_ceil(tiles::ROWS).min(if whole { 2 } else { 1 });
             let panel: *mut u8 = room.panel.as_mut_ptr().cast();
             if whole {
                 for step in 0..planes / PLANES {
-                    decode::<D>(&run, tables, row, weights, step, panel.add(step * STEP_BYTES));
+                    decode::<D>(weights, row, tiles_of_w, step, panel.add(step * STEP_BYTES));
                 }
             }
             for tile in (0..pairs).step_by(2) {
                 let x = XTiles { base: x.base.add(tile * x.tile), ..x };
                 let (panel, stage) = (panel.cast_const(), room.stage.as_mut_ptr().cast());
-                let block = Block { run: &run, row, planes, x, panel, stage };
+                let block = Block { weights, row, planes, x, panel, stage };
                 let tiles_of_x = (pairs - tile).min(2);
-                match (whole, weights, tiles_of_x) {
-                    (true, 1, 1) => from_panel::<1, 1>(&block),
-                    (true, 1, _) => from_panel::<1, 2>(&block),
-                    (true, _, 1) => from_panel::<2, 1>(&block),
-                    (true, _, _) => from_panel::<2, 2>(&block),
-                    (false, 1, 1) => by_steps::<D, 1, 1>(&block, tables),
-                    (false, 1, _) => by_steps::<D, 1, 2>(&block, tables),
-                    (false, _, 1) => by_steps::<D, 2, 1>(&block, tables),
-                    (false, _, _) => by_steps::<D, 2, 2>(&block, tables),
+                match (whole, tiles_of_w, tiles_of_x) {
+                    (true, 1, 1) => from_panel::<D, 1, 1>(&block, tile == 0),
+                    (true, 1, _) => from_panel::<D, 1, 2>(&block, tile == 0),
+                    (true, _, 1) => from_panel::<D, 2, 1>(&block, tile == 0),
+                    (true, _, _) => from_panel::<D, 2, 2>(&block, tile == 0),
+                    (false, 1, 1) => by_steps::<D, 1, 1>(&block),
+                    (false, 1, _) => by_steps::<D, 1, 2>(&block),
+                    (false, _, 1) => by_steps::<D, 2, 1>(&block),
+                    (false, _, _) => by_steps::<D, 2, 2>(&block),
                 }
-                store_sums(count, tile, (weights, tiles_of_x), row, room.tile, out);
+                store_sums(count, tile, (tiles_of_w, tiles_of_x), row, room.tile, out);
             }
         }
     }
@@ -517,7 +518,7 @@ unsafe fn multiply<D: Source>(place: &Place<'_>, room: &mut Room<'_>, inside: Ra
 
 /// One or two tiles of weight rows with one or two of `x`.
 struct Block<'a> {
-    run: &'a Run,
+    weights: &'a Weights<'a>,
     row: usize,
     planes: usize,
     x: XTiles,
@@ -529,47 +530,54 @@ struct Block<'a> {
 /// Decodes a step of `tiles_of` tiles of weight rows. Missing rows repeat the last: nobody reads their sums.
 #[inline(always)]
 unsafe fn decode<D: Source>(
-    run: &Run,
-    tables: D::Tables,
+    weights: &Weights<'_>,
     row: usize,
     tiles_of: usize,
     step: usize,
     target: *mut u8,
 ) {
-    let whole = (step + 1) * STEP <= run.cols;
-    for i in 0..tiles_of * tiles::ROWS {
-        let row = (row + i).min(run.rows - 1);
+    let run = &weights.run;
+    // SAFETY: features by the caller.
+    let tables = unsafe { D::tables(weights.scale(step)) };
+    let rows = tiles_of * tiles::ROWS;
+    let mut codes = run.codes.wrapping_add(row * run.code_stride + step * D::CODE_BYTES);
+    let mut scales = run.scales.wrapping_add(row * run.scale_stride + step * D::SCALE_BYTES);
+    let mut target = target;
+    let whole = (step + 1) * STEP <= run.cols && row + rows <= run.rows;
+    for i in 0..rows {
         // SAFETY: the step lies in the row, or its padded copy is read; room for a step by the caller.
         unsafe {
-            let codes = run.codes.add(row * run.code_stride + step * D::CODE_BYTES);
-            let scales = run.scales.wrapping_add(row * run.scale_stride + step * D::SCALE_BYTES);
             let planes = match whole {
                 true => D::decode(tables, codes, scales),
-                false => decode_tail::<D>(run, tables, step, codes, scales),
+                false => decode_tail::<D>(run, tables, (row + i).min(run.rows - 1), step),
             };
             for (plane, values) in planes.into_iter().enumerate() {
-                let at = plane * PLANE_BYTES + i * tiles::ROW_BYTES;
-                _mm512_storeu_si512(target.add(at).cast(), values);
+                _mm512_storeu_si512(target.add(plane * PLANE_BYTES).cast(), values);
             }
+            target = target.add(tiles::ROW_BYTES);
         }
+        codes = codes.wrapping_add(run.code_stride);
+        scales = scales.wrapping_add(run.scale_stride);
     }
 }
 
-/// The last, partial step of a row, padded with zero codes.
+/// A step that may be the row's last, partial one: padded with zero codes then.
 #[inline(always)]
 unsafe fn decode_tail<D: Source>(
     run: &Run,
     tables: D::Tables,
+    row: usize,
     step: usize,
-    codes: *const u8,
-    scales: *const u8,
 ) -> [__m512i; PLANES] {
     let (mut padded, mut scale_bytes) = ([0u8; 128], [127u8; 2]);
-    // SAFETY: what is left of the row and its scales, less than a step.
+    let (code_at, scale_at) = (step * D::CODE_BYTES, step * D::SCALE_BYTES);
+    // SAFETY: what is left of the row and its scales, a step at most.
     unsafe {
-        let left = run.code_stride - step * D::CODE_BYTES;
+        let codes = run.codes.add(row * run.code_stride + code_at);
+        let scales = run.scales.wrapping_add(row * run.scale_stride + scale_at);
+        let left = (run.code_stride - code_at).min(D::CODE_BYTES);
         std::ptr::copy_nonoverlapping(codes, padded.as_mut_ptr(), left);
-        let left = run.scale_stride - step * D::SCALE_BYTES;
+        let left = (run.scale_stride - scale_at).min(D::SCALE_BYTES);
         std::ptr::copy_nonoverlapping(scales, scale_bytes.as_mut_ptr(), left);
         D::decode(tables, padded.as_ptr(), scale_bytes.as_ptr())
     }
@@ -598,13 +606,16 @@ unsafe fn add_plane<const W: usize, const X: usize>(weights: Rows16, x: XTiles, 
     }
 }
 
-/// All planes of a decoded panel.
+/// All planes of a decoded panel; asks for the weight rows behind if it is the `first` time.
 #[inline(always)]
-unsafe fn from_panel<const W: usize, const X: usize>(block: &Block<'_>) {
+unsafe fn from_panel<D: Source, const W: usize, const X: usize>(block: &Block<'_>, first: bool) {
     // SAFETY: the panel holds all planes; tiles of the caller's.
     unsafe {
         tiles::clear_sums();
         for plane in 0..block.planes {
+            if first && plane.is_multiple_of(PLANES) {
+                prefetch_step::<D, W>(block, plane / PLANES);
+            }
             let base = block.panel.add(plane * PLANE_BYTES);
             let weights = Rows16 { base, row: tiles::ROW_BYTES, plane: PLANE_BYTES };
             add_plane::<W, X>(weights, block.x, plane);
@@ -612,34 +623,58 @@ unsafe fn from_panel<const W: usize, const X: usize>(block: &Block<'_>) {
     }
 }
 
-/// All planes, every step decoded before it is multiplied, to one of two places in turn.
+/// All planes. A step is decoded before the one in front of it is multiplied: what has just been stored takes a
+/// while until a tile can be loaded from it.
 #[inline(always)]
-unsafe fn by_steps<D: Source, const W: usize, const X: usize>(block: &Block<'_>, tables: D::Tables) {
-    let &Block { run, row, planes, x, stage, .. } = block;
-    let rows_exist = row + W * tiles::ROWS <= run.rows;
-    let next = run.codes.wrapping_add((row + W * tiles::ROWS) * run.code_stride);
-    let step_bytes = W * tiles::ROWS * D::CODE_BYTES;
-    // SAFETY: rows and steps exist; the stage holds two steps; prefetches may point anywhere.
+unsafe fn by_steps<D: Source, const W: usize, const X: usize>(block: &Block<'_>) {
+    let (steps, x) = (block.planes / PLANES, block.x);
+    // SAFETY: rows and steps exist; prefetches may point anywhere.
     unsafe {
         tiles::clear_sums();
-        for step in 0..planes / PLANES {
-            for line in 0..step_bytes / 64 {
-                let address = next.wrapping_add(step * step_bytes + 64 * line);
-                _mm_prefetch::<_MM_HINT_T1>(address.cast());
-            }
-            let weights = if D::DIRECT && rows_exist && (step + 1) * STEP <= run.cols {
-                let base = run.codes.add(row * run.code_stride + step * D::CODE_BYTES);
-                Rows16 { base, row: run.code_stride, plane: tiles::ROW_BYTES }
-            } else {
-                let target = stage.add(step % 2 * STEP_BYTES);
-                decode::<D>(run, tables, row, W, step, target);
-                Rows16 { base: target, row: tiles::ROW_BYTES, plane: PLANE_BYTES }
+        let mut weights = stage::<D, W>(block, 0);
+        for step in 0..steps {
+            prefetch_step::<D, W>(block, step);
+            let next = match step + 1 < steps {
+                true => stage::<D, W>(block, step + 1),
+                false => weights,
             };
             for plane in 0..PLANES {
                 let base = weights.base.add(plane * weights.plane);
                 add_plane::<W, X>(Rows16 { base, ..weights }, x, step * PLANES + plane);
             }
+            weights = next;
         }
+    }
+}
+
+/// Asks for a step's share of the weight rows behind these.
+#[inline(always)]
+unsafe fn prefetch_step<D: Source, const W: usize>(block: &Block<'_>, step: usize) {
+    let run = &block.weights.run;
+    let next = run.codes.wrapping_add((block.row + W * tiles::ROWS) * run.code_stride);
+    let bytes = W * tiles::ROWS * D::CODE_BYTES;
+    for line in 0..bytes / 64 {
+        let address = next.wrapping_add(step * bytes + 64 * line);
+        // SAFETY: a prefetch may point anywhere; features by the caller.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
+    }
+}
+
+/// Where a step of the weight rows can be loaded as tiles: decoded to one of two places in turn, or where it is.
+#[inline(always)]
+unsafe fn stage<D: Source, const W: usize>(block: &Block<'_>, step: usize) -> Rows16 {
+    let &Block { weights, row, stage, .. } = block;
+    let run = &weights.run;
+    let rows_exist = row + W * tiles::ROWS <= run.rows;
+    // SAFETY: the step exists, and the stage holds two.
+    unsafe {
+        if D::DIRECT && rows_exist && (step + 1) * STEP <= run.cols {
+            let base = run.codes.add(row * run.code_stride + step * D::CODE_BYTES);
+            return Rows16 { base, row: run.code_stride, plane: tiles::ROW_BYTES };
+        }
+        let base = stage.add(step % 2 * STEP_BYTES);
+        decode::<D>(weights, row, W, step, base);
+        Rows16 { base, row: tiles::ROW_BYTES, plane: PLANE_BYTES }
     }
 }
 

@@ -15,9 +15,10 @@ pub(super) static E2M1_BYTES: [HalfLine<[[u8; 16]; 2]>; 256] = e2m1_bytes();
 #[cfg(target_arch = "x86_64")]
 pub(super) static E2M1_BF16: [HalfLine<[u16; 16]>; 256] = e2m1_bf16();
 
-/// The values of E4M3 codes 0 to 127 as bf16: their lower bytes, then their upper.
+/// For every E8M0 scale the values of E4M3 codes 0 to 127 as bf16: their lower bytes, then their upper. Exact, but
+/// infinite where they are in f32, and next to 0.
 #[cfg(target_arch = "x86_64")]
-pub(super) static E4M3_BF16: Line<[[u8; 128]; 2]> = e4m3_bf16();
+pub(super) static E4M3_BF16: [Line<[[u8; 128]; 2]>; 256] = e4m3_bf16();
 
 /// A cache line of its own. An entry across two costs a third of AVX-512's speed (measured).
 #[derive(Clone, Copy)]
@@ -74,14 +75,17 @@ const fn e2m1_bf16() -> [HalfLine<[u16; 16]>; 256] {
 }
 
 #[cfg(target_arch = "x86_64")]
-const fn e4m3_bf16() -> Line<[[u8; 128]; 2]> {
-    let mut table = Line([[0; 128]; 2]);
-    let mut code = 0;
-    while code < 128 {
-        let bits = E4M3[code].to_bits() >> 16;
-        table.0[0][code] = bits as u8;
-        table.0[1][code] = (bits >> 8) as u8;
-        code += 1;
+const fn e4m3_bf16() -> [Line<[[u8; 128]; 2]>; 256] {
+    let mut table = [Line([[0; 128]; 2]); 256];
+    let mut at = 0;
+    while at < 256 * 128 {
+        let (scale, code) = (at / 128, at % 128);
+        let nan = scale == 255 || code == 127;
+        let value = if nan { f32::NAN } else { E4M3[code] * E8M0[scale] };
+        let bits = value.to_bits() >> 16;
+        table[scale].0[0][code] = bits as u8;
+        table[scale].0[1][code] = (bits >> 8) as u8;
+        at += 1;
     }
     table
 }
