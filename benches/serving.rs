@@ -20,6 +20,7 @@ use hal::{Backend, OpenOptions};
 use server::job::{Constraint, Job, Namespace, Ticket, Update, Worker};
 use server::stats::Stats;
 use server::worker::{Client, WorkerOptions, spawn};
+use tokio::runtime::{self, Runtime};
 
 const STREAMS_MAX: u32 = 64;
 const PROMPT_TOKENS: u32 = 64;
@@ -48,10 +49,10 @@ struct Seen {
     between: Vec<Duration>,
 }
 
-fn read(mut ticket: Ticket, begun: Instant) -> Seen {
+async fn read(mut ticket: Ticket, begun: Instant) -> Seen {
     let mut seen = Seen { first: Duration::ZERO, between: Vec::new() };
     let mut last = begun;
-    while let Some(update) = ticket.updates.blocking_recv() {
+    while let Some(update) = ticket.updates.recv().await {
         match update {
             Update::Token { .. } if seen.first.is_zero() => seen.first = last.elapsed(),
             Update::Token { .. } => seen.between.push(last.elapsed()),
@@ -83,16 +84,17 @@ fn quantile(times: &mut [Duration], share: f64) -> f64 {
     times[at].as_secs_f64() * 1e3
 }
 
-fn run(client: &Client, streams: u32, tokens: u32, seed: &mut u32) -> f64 {
+fn run(readers: &Runtime, client: &Client, streams: u32, tokens: u32, seed: &mut u32) -> f64 {
     let before = client.stats();
     let begun = Instant::now();
     let start = |_| {
         *seed += 1;
         let ticket = client.submit(job(*seed, tokens)).expect("the queue is long enough");
-        std::thread::spawn(move || read(ticket, begun))
+        readers.spawn(read(ticket, begun))
     };
-    let readers: Vec<_> = (0..streams).map(start).collect();
-    let seen: Vec<Seen> = readers.into_iter().map(|it| it.join().expect("it reads")).collect();
+    let tasks: Vec<_> = (0..streams).map(start).collect();
+    let seen = tasks.into_iter().map(|task| readers.block_on(task).expect("it reads"));
+    let seen: Vec<Seen> = seen.collect();
     let wall = begun.elapsed().as_secs_f64();
     let rate = f64::from(streams * tokens) / wall;
     let mut first: Vec<_> = seen.iter().map(|seen| seen.first).collect();
@@ -134,24 +136,28 @@ fn main() {
     println!("{}, prompts of {PROMPT_TOKENS} tokens, answers of {tokens}", folder.display());
     println!("                      first token, ms  next token, ms   share of the time, %");
     println!("streams  tokens/s       p50     p95       p50     p95  prefill   decode  sample");
+    // Readers are tasks, as in the server.
+    let readers = runtime::Builder::new_multi_thread().build().expect("threads start");
     let mut seed = 0;
     let mut streams = 1;
     let mut alone = None;
     while streams <= most {
         // The first run compiles what has no plan yet.
-        run_quietly(&client, streams, &mut seed);
-        let rate = run(&client, streams, tokens, &mut seed);
+        run_quietly(&readers, &client, streams, &mut seed);
+        let rate = run(&readers, &client, streams, tokens, &mut seed);
         let alone = *alone.get_or_insert(rate);
         println!("        x {:.1}", rate / alone);
         streams *= 2;
     }
 }
 
-fn run_quietly(client: &Client, streams: u32, seed: &mut u32) {
+fn run_quietly(readers: &Runtime, client: &Client, streams: u32, seed: &mut u32) {
     let submit = |_| {
         *seed += 1;
         client.submit(job(*seed, 4)).expect("the queue is long enough")
     };
     let tickets: Vec<_> = (0..streams).map(submit).collect();
-    tickets.into_iter().for_each(|ticket| drop(read(ticket, Instant::now())));
+    for ticket in tickets {
+        readers.block_on(read(ticket, Instant::now()));
+    }
 }

@@ -12,8 +12,8 @@
 //! Not here: rope, the output projection, checks of shapes (`hal` makes them once per program).
 
 use super::fold::{Piece, fold, piece_floats, rooms};
-use super::keys::{Listed, Visible};
-use super::score::{PAD, load_heads};
+use super::keys::{KeyRows, Listed, Visible};
+use super::score::{self, PAD, load_heads};
 use crate::common::isa::Isa;
 use crate::common::pool::Pool;
 use crate::common::rows::{RealRows, RealRowsMut, RowsMut};
@@ -131,6 +131,20 @@ impl Attend<'_> {
         self.near.cache.width()
     }
 
+    /// The cache of the far keys; the near one if there are none.
+    fn far_cache(&self) -> &KeyRows {
+        match &self.far {
+            Some(Far::Listed(listed)) => &listed.cache,
+            Some(Far::Visible(visible)) => &visible.cache,
+            None => &self.near.cache,
+        }
+    }
+
+    /// Whether scores are made by tiles.
+    fn by_tiles(&self, isa: Isa) -> bool {
+        score::by_tiles(isa, &self.q, &self.near.cache, self.far_cache())
+    }
+
     /// Most keys of a row, in splits.
     fn splits(&self) -> usize {
         let far = match &self.far {
@@ -215,16 +229,11 @@ impl Keys {
         out: &mut [f32],
         stride: usize,
     ) {
-        let far = match &op.far {
-            Some(Far::Listed(listed)) => &listed.cache,
-            Some(Far::Visible(visible)) => &visible.cache,
-            None => &op.near.cache,
-        };
         let end = self.len.min(first + out.len() / stride);
         let near = self.near.clamp(first, end);
         let (near_out, far_out) = out.split_at_mut((near - first) * stride);
         op.near.cache.load_rows(isa, &self.rows[first..near], near_out, stride);
-        far.load_rows(isa, &self.rows[near..end], far_out, stride);
+        op.far_cache().load_rows(isa, &self.rows[near..end], far_out, stride);
         let (width, columns) = (op.width(), op.width().next_multiple_of(PAD));
         if width < columns {
             for out in out.chunks_exact_mut(stride).take(end - first) {
@@ -238,7 +247,8 @@ impl Keys {
 fn whole_part(isa: Isa, op: &Attend<'_>, part: &Part) {
     let (&Part { row, first, heads, room: group }, width) = (part, op.width());
     scratch::with(|block| {
-        let (mut room, rest) = rooms(block, group, width);
+        let by_tiles = op.by_tiles(isa);
+        let (mut room, rest) = rooms(block, group, width, by_tiles);
         let (sums, rest) = rest.split_at_mut(piece_floats(group, width));
         let more = &mut rest[..piece_floats(group, width)];
         let (mut sums, mut more) = (Piece::new(sums, group), Piece::new(more, group));
@@ -247,7 +257,8 @@ fn whole_part(isa: Isa, op: &Attend<'_>, part: &Part) {
             write_zeros(isa, op, row, first, heads, &mut sums.sums[..width]);
             return;
         }
-        load_heads(isa, &op.q, row, first..first + heads, width, sums.sums, room.queries);
+        let heads_of = first..first + heads;
+        load_heads(isa, by_tiles, &op.q, row, heads_of, width, sums.sums, room.queries);
         fold(isa, op, &keys, heads, &mut room, &mut sums);
         for split in 1..op.splits() {
             if keys.len < SPLIT {
@@ -283,8 +294,10 @@ fn split_part(isa: Isa, op: &Attend<'_>, pieces: &RowsMut<f32>, place: usize, pa
     let piece = unsafe { pieces.shared(place, 0..pieces.width()) };
     let mut piece = Piece::new(piece, room);
     scratch::with(|block| {
-        let (mut room, _) = rooms(block, room, width);
-        load_heads(isa, &op.q, row, first..first + heads, width, piece.sums, room.queries);
+        let by_tiles = op.by_tiles(isa);
+        let (mut room, _) = rooms(block, room, width, by_tiles);
+        let heads_of = first..first + heads;
+        load_heads(isa, by_tiles, &op.q, row, heads_of, width, piece.sums, room.queries);
         fold(isa, op, &keys, heads, &mut room, &mut piece);
     });
 }

@@ -5,7 +5,7 @@
 //! the decoding of keys.
 
 use super::cpu::{Attend, Keys};
-use super::score::{BLOCK, PAD, SKEW, scores};
+use super::score::{self, BLOCK, PAD, SKEW, word_floats};
 use super::simd::{Simd, for_isa};
 use crate::common::isa::Isa;
 use crate::common::math::exp;
@@ -97,6 +97,8 @@ pub(super) struct Room<'a> {
     pub(super) queries: &'a mut [f32],
     /// `[BLOCK, stride]`: decoded keys.
     keys: &'a mut [f32],
+    /// The same as bf16, where tiles make the scores.
+    words: &'a mut [f32],
     /// `[BLOCK, heads]`: scores, then exponentials.
     scores: &'a mut [f32],
     /// `[heads]`: what the sums so far are multiplied by.
@@ -104,13 +106,19 @@ pub(super) struct Room<'a> {
 }
 
 /// Cuts a room and `pieces` pieces out of a scratch block.
-pub(super) fn rooms(block: &mut [f32], group: usize, width: usize) -> (Room<'_>, &mut [f32]) {
+pub(super) fn rooms(
+    block: &mut [f32],
+    group: usize,
+    width: usize,
+    by_tiles: bool,
+) -> (Room<'_>, &mut [f32]) {
     let columns = width.next_multiple_of(PAD);
     let (queries, block) = block.split_at_mut(columns * group);
     let (keys, block) = block.split_at_mut(BLOCK * (columns + SKEW));
+    let (words, block) = block.split_at_mut(word_floats(by_tiles, columns));
     let (scores, block) = block.split_at_mut(BLOCK * group);
     let (rescale, rest) = block.split_at_mut(group);
-    (Room { queries, keys, scores, rescale }, rest)
+    (Room { queries, keys, words, scores, rescale }, rest)
 }
 
 for_isa! {
@@ -148,7 +156,10 @@ unsafe fn fold_body<S: Simd>(
         keys.load(isa, op, first, room.keys, stride);
         // 2 scores
         // SAFETY: features by the caller; the room has BLOCK keys and `group` heads, all padded.
-        unsafe { scores::<S>(room.queries, room.keys, room.scores, group, padded, count) };
+        unsafe {
+            let Room { queries, keys, words, scores, .. } = room;
+            score::scores::<S>(queries, keys, words, scores, group, padded, count);
+        }
         // 3 maximum, exponentials, their sum
         softmax(room, piece, group, padded, count, op.scale);
         // 4 weighted sum of the keys

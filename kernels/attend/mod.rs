@@ -8,6 +8,8 @@ mod keys;
 pub mod oracle;
 pub(crate) mod score;
 pub(crate) mod simd;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 pub use cpu::{Attend, Far, HEADS_MAX, WIDTH_MAX, attend};
 pub use keys::{KeyRows, Listed, Visible};

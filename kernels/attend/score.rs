@@ -4,7 +4,10 @@
 //! over the lanes. So there is no sum over lanes, and one product is one chain of additions over the
 //! columns in order, whatever the tiles.
 
+use super::keys::KeyRows;
 use super::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 use crate::common::isa::Isa;
 use crate::common::rows::RealRows;
 use std::ops::Range;
@@ -21,10 +24,28 @@ pub(crate) const PAD: usize = 16;
 /// Heads put in columns at a time.
 const QUARTET: usize = 4;
 
-/// Writes `heads` of query `row` as `[columns, group]`, zero behind the width and behind the heads.
+/// Whether scores of `q` and keys of these caches are made by tiles: a question of dtypes and width alone.
+pub(crate) fn by_tiles(isa: Isa, q: &RealRows, near: &KeyRows, far: &KeyRows) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return tiles::takes(isa, q, near, far);
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// Floats that [`scores`] wants as `words`: none without tiles.
+pub(crate) fn word_floats(by_tiles: bool, columns: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if by_tiles {
+        return tiles::word_floats(columns);
+    }
+    0
+}
+
+/// Writes `heads` of query `row` as `[columns, group]`, zero behind the width and behind the heads, or as tiles.
 /// `q` is `[n, H · width]`; `room` takes four padded heads.
 pub(crate) fn load_heads(
     isa: Isa,
+    by_tiles: bool,
     q: &RealRows,
     row: usize,
     heads: Range<usize>,
@@ -32,6 +53,11 @@ pub(crate) fn load_heads(
     room: &mut [f32],
     queries: &mut [f32],
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if by_tiles {
+        // SAFETY: tiles take these dtypes and this width, says the caller; what has no room panics.
+        return unsafe { tiles::load_heads(q, row, heads, width, queries) };
+    }
     let columns = width.next_multiple_of(PAD);
     let group = queries.len() / columns;
     for place in (0..group).step_by(QUARTET) {
@@ -62,8 +88,9 @@ fn turn(rows: [&[f32]; QUARTET], columns: &mut [f32], stride: usize) {
 }
 
 /// `scores[k, h] = Σ_d queries[d, h] · keys[k, d]`, d in order, for the first `count` keys and
-/// `padded` heads (whole vectors). `queries` is `[columns, group]`, `keys` [`BLOCK`] rows of `columns`
-/// and [`SKEW`], `scores` `[BLOCK, group]`; scores behind `count` are overwritten with anything.
+/// `padded` heads (whole vectors). `queries` is what [`load_heads`] wrote, `keys` [`BLOCK`] rows of `columns`
+/// and [`SKEW`], `scores` `[BLOCK, group]`; scores behind `count` are overwritten with anything. Where there are
+/// `words` ([`word_floats`]), tiles do it.
 ///
 /// # Safety
 /// The processor has the features of `S`.
@@ -71,12 +98,18 @@ fn turn(rows: [&[f32]; QUARTET], columns: &mut [f32], stride: usize) {
 pub(crate) unsafe fn scores<S: Simd>(
     queries: &[f32],
     keys: &[f32],
+    words: &mut [f32],
     scores: &mut [f32],
     group: usize,
     padded: usize,
     count: usize,
 ) {
     let width = queries.len() / group;
+    #[cfg(target_arch = "x86_64")]
+    if !words.is_empty() {
+        // SAFETY: room for words is made where tiles take the dtypes and the width, a multiple of `PAD`.
+        return unsafe { tiles::scores(queries, keys, words, scores, width, count) };
+    }
     let stride = width + SKEW;
     assert!(keys.len() == BLOCK * stride && scores.len() == BLOCK * group);
     assert!(padded <= group && padded.is_multiple_of(S::LANES) && count <= BLOCK);

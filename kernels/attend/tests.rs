@@ -22,6 +22,25 @@ pub(crate) fn rows_mut<T: crate::common::rows::Element>(
     unsafe { RowsMut::from_raw(data.as_mut_ptr(), width, data.len() / width, width) }
 }
 
+/// Numbers that are exact in bf16, as queries are.
+pub(crate) fn halves(seed: &mut Random, count: usize) -> Vec<bf16> {
+    seed.floats(count, 1.0).into_iter().map(bf16::from_f32).collect()
+}
+
+/// Rows of them: as they are where there are tiles, which take no others, else as f32.
+pub(crate) fn queries<'a>(
+    isa: Isa,
+    halves: &'a [bf16],
+    room: &'a mut Vec<f32>,
+    width: usize,
+) -> RealRows {
+    room.extend(halves.iter().map(|value| value.to_f32()));
+    match isa.has_tiles() {
+        true => RealRows::Bf16(rows_of(halves, width)),
+        false => RealRows::F32(rows_of(room, width)),
+    }
+}
+
 /// Leaves NaN where this thread's kernels may only look after they wrote.
 pub(crate) fn poison() {
     scratch::with(|block| block.fill(f32::NAN));
@@ -141,9 +160,14 @@ impl Cache {
         }
     }
 
-    /// The same values as plain f32 rows.
-    pub fn plain(&self) -> KeyRows {
-        KeyRows::Real(RealRows::F32(rows_of(&self.values, self.width)))
+    /// The same values as plain rows: of bf16 where they are exact in it and there are tiles, which take no f32.
+    pub fn plain(&self, isa: Isa) -> KeyRows {
+        KeyRows::Real(match self.codec {
+            Codec::Bf16 | Codec::Fp8 | Codec::Fp4 if isa.has_tiles() => {
+                RealRows::Bf16(rows_of(&self.halves, self.width))
+            }
+            _ => RealRows::F32(rows_of(&self.values, self.width)),
+        })
     }
 
     /// The rows as they are stored, to write to.
@@ -188,7 +212,7 @@ enum Reach {
 struct Case {
     rows: usize,
     width: usize,
-    q: Vec<f32>,
+    q: Vec<bf16>,
     sink: Vec<f32>,
     near: Cache,
     near_index: Vec<i32>,
@@ -247,7 +271,7 @@ impl Case {
         Case {
             rows,
             width,
-            q: seed.floats(rows * heads * width, 1.0),
+            q: halves(&mut seed, rows * heads * width),
             sink: seed.floats(heads, 1.0),
             near,
             near_index,
@@ -274,13 +298,13 @@ impl Case {
         }
     }
 
-    fn op<'a>(&'a self, out: &mut [f32], near: KeyRows, far: KeyRows) -> Attend<'a> {
+    fn op<'a>(&'a self, out: &mut [f32], q: RealRows, near: KeyRows, far: KeyRows) -> Attend<'a> {
         let width = self.sink.len() * self.width;
         // SAFETY: `out` outlives the one call the tests make with this op.
         let out = unsafe { RowsMut::from_raw(out.as_mut_ptr(), width, self.rows, width) };
         Attend {
             out: RealRowsMut::F32(out),
-            q: RealRows::F32(rows_of(&self.q, width)),
+            q,
             sink: &self.sink,
             near: Listed {
                 cache: near,
@@ -293,7 +317,9 @@ impl Case {
 
     fn run_on(&self, isa: Isa, threads: usize, near: KeyRows, far: KeyRows) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.q.len()];
-        let op = self.op(&mut out, near, far);
+        let mut room = vec![];
+        let q = queries(isa, &self.q, &mut room, self.sink.len() * self.width);
+        let op = self.op(&mut out, q, near, far);
         let mut workspace = vec![f32::NAN; op.workspace_floats(threads)];
         poison();
         attend(isa, &Pool::new(threads), &op, &mut workspace);
@@ -352,7 +378,8 @@ impl Case {
     fn want(&self) -> Vec<f64> {
         let keys: Vec<oracle::Keys> = (0..self.rows).map(|row| self.keys(row)).collect();
         let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f64::from(x)).collect() };
-        oracle::attend(&wide(&self.q), &wide(&self.sink), &keys, self.width, f64::from(0.11f32))
+        let q: Vec<f64> = self.q.iter().map(|value| value.to_f64()).collect();
+        oracle::attend(&q, &wide(&self.sink), &keys, self.width, f64::from(0.11f32))
     }
 }
 
@@ -442,7 +469,7 @@ fn a_row_has_the_same_bits_alone_among_others_and_on_any_number_of_threads() {
 fn coded_rows_give_the_bits_of_plain_rows() {
     for (index, case) in cases().iter().enumerate() {
         for isa in Isa::all() {
-            let plain = case.run_on(isa, 2, case.near.plain(), case.far.plain());
+            let plain = case.run_on(isa, 2, case.near.plain(isa), case.far.plain(isa));
             assert_eq!(bits(&case.run(isa, 2)), bits(&plain), "case {index} {isa}");
         }
     }
@@ -498,7 +525,7 @@ fn extreme_sinks_and_scores_stay_finite() {
         for loud in [1.0, 300.0] {
             let mut case = Case::new(9, (2, 4, 64), 100, Reach::Listed(500), Codec::F32);
             case.sink.fill(sink);
-            case.q.iter_mut().for_each(|q| *q *= loud);
+            case.q.iter_mut().for_each(|q| *q = bf16::from_f32(q.to_f32() * loud));
             let want = case.want();
             for isa in Isa::all() {
                 for (got, want) in case.run(isa, 2).iter().zip(&want) {
@@ -518,7 +545,7 @@ fn a_sink_beyond_the_range_of_exp_leaves_its_small_share() {
     case.sink.fill(95.0);
     // Shares of e^-95 are subnormal; keys this large make them visible.
     case.near.values.iter_mut().for_each(|value| *value *= 1e20);
-    case.q.iter_mut().for_each(|value| *value *= 1e-20);
+    case.q.iter_mut().for_each(|q| *q = bf16::from_f32(q.to_f32() * 1e-20));
     for isa in Isa::all() {
         let error = nmse(&case.run(isa, 2), &case.want());
         assert!(error < 1e-5, "{isa}: {error:e}");
@@ -555,7 +582,9 @@ fn bf16_output_is_the_rounded_f32_output() {
     let case = Case::new(11, (3, 4, 64), 100, Reach::Listed(500), Codec::Fp8);
     let width = case.q.len() / 3;
     let mut out = vec![bf16::ZERO; case.q.len()];
-    let mut op = case.op(&mut [], case.near.view(), case.far.view());
+    let mut room = vec![];
+    let q = queries(Isa::best(), &case.q, &mut room, width);
+    let mut op = case.op(&mut [], q, case.near.view(), case.far.view());
     // SAFETY: `out` is used only here.
     let rows = unsafe { RowsMut::from_raw(out.as_mut_ptr(), width, 3, width) };
     op.out = RealRowsMut::Bf16(rows);

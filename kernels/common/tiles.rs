@@ -9,7 +9,7 @@
 //! are added, then C. Subnormal numbers count as 0 and results that are subnormal become 0.
 
 use std::arch::asm;
-use std::arch::x86_64::__cpuid_count;
+use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
 /// Bytes of a row of a tile.
@@ -151,4 +151,77 @@ pub(crate) unsafe fn multiply<const W: usize, const X: usize>() {
             _ => asm!("tdpbf16ps tmm3, tmm5, tmm7", options(nostack, nomem)),
         }
     }
+}
+
+/// `rows` rows of 16 numbers of four bytes, `stride` apart, to 16 columns, `to` apart; up to 16, missing ones
+/// are 0.
+///
+/// # Safety
+/// AVX-512 F; the rows are readable and 16 rows of 16 numbers writable.
+#[inline(always)]
+pub(crate) unsafe fn turn(
+    source: *const u32,
+    stride: usize,
+    rows: usize,
+    target: *mut u32,
+    to: usize,
+) {
+    // SAFETY: by the caller.
+    unsafe {
+        let mut v = [_mm512_setzero_si512(); 16];
+        for (row, v) in v.iter_mut().enumerate().take(rows) {
+            *v = _mm512_loadu_si512(source.add(row * stride).cast());
+        }
+        let mut pairs = v;
+        for i in 0..8 {
+            pairs[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+            pairs[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+        }
+        // quads[4 i + j]: rows 4 i … 4 i + 3 of columns j, 4 + j, 8 + j, 12 + j.
+        let mut quads = v;
+        for i in 0..4 {
+            for j in 0..2 {
+                let (a, b) = (pairs[4 * i + j], pairs[4 * i + 2 + j]);
+                quads[4 * i + 2 * j] = _mm512_unpacklo_epi64(a, b);
+                quads[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(a, b);
+            }
+        }
+        for j in 0..4 {
+            let (a, b, c, d) = (quads[j], quads[4 + j], quads[8 + j], quads[12 + j]);
+            let (ab_even, cd_even) = (
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(c, d),
+            );
+            let (ab_odd, cd_odd) = (
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(c, d),
+            );
+            let columns = [
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_even, cd_even),
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_odd, cd_odd),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_even, cd_even),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_odd, cd_odd),
+            ];
+            for (i, column) in columns.into_iter().enumerate() {
+                _mm512_storeu_si512(target.add((4 * i + j) * to).cast(), column);
+            }
+        }
+    }
+}
+
+/// 1, 3, … 63: places of the upper halves of 32 floats, or of the odd ones of 64 words.
+pub(crate) static ODD_WORDS: Line<[u16; 32]> = Line(odd_words());
+
+/// A cache line of its own.
+#[repr(C, align(64))]
+pub(crate) struct Line<T>(T);
+
+const fn odd_words() -> [u16; 32] {
+    let mut words = [0; 32];
+    let mut at = 0;
+    while at < 32 {
+        words[at] = 2 * at as u16 + 1;
+        at += 1;
+    }
+    words
 }

@@ -266,7 +266,7 @@ unsafe impl Source for Fp4 {
     unsafe fn permute(first: __m512i, second: __m512i) -> [__m512i; PLANES] {
         // SAFETY: features by the caller.
         unsafe {
-            let odd = _mm512_load_si512((&raw const ODD_WORDS).cast());
+            let odd = _mm512_load_si512((&raw const tiles::ODD_WORDS).cast());
             let even = _mm512_sub_epi16(odd, _mm512_set1_epi16(1));
             [
                 _mm512_permutex2var_epi16(first, even, second),
@@ -274,22 +274,6 @@ unsafe impl Source for Fp4 {
             ]
         }
     }
-}
-
-/// 1, 3, … 63
-static ODD_WORDS: Odd = Odd(odd_words());
-
-#[repr(C, align(64))]
-struct Odd([u16; 32]);
-
-const fn odd_words() -> [u16; 32] {
-    let mut words = [0; 32];
-    let mut at = 0;
-    while at < 32 {
-        words[at] = 2 * at as u16 + 1;
-        at += 1;
-    }
-    words
 }
 
 /// Rows `inside` of one segment, cut where the FP8 scales change.
@@ -369,7 +353,7 @@ unsafe fn fill_x<D: Source>(place: &Place<'_>, room: &mut Room<'_>) {
                 for plane in 0..(end - start) / PLANE {
                     let at = (tile * planes + start / PLANE + plane) * TILE;
                     let source = words.add(plane * PLANE).cast();
-                    turn(source, CHUNK_STRIDE / 2, filled.len(), target.add(at), tiles::ROWS);
+                    tiles::turn(source, CHUNK_STRIDE / 2, filled.len(), target.add(at), tiles::ROWS);
                 }
             }
         }
@@ -393,52 +377,6 @@ unsafe fn load_words<D: Source>(row: &[bf16], range: Range<usize>, target: *mut 
             let target = target.add(at - range.start);
             _mm512_storeu_si512(target.cast(), first);
             _mm512_storeu_si512(target.add(PLANE).cast(), second);
-        }
-    }
-}
-
-/// Up to 16 rows of 16 numbers to columns; missing rows are 0.
-#[inline(always)]
-unsafe fn turn(source: *const u32, stride: usize, rows: usize, target: *mut u32, to: usize) {
-    // SAFETY: rows by the caller; features as well.
-    unsafe {
-        let mut v = [_mm512_setzero_si512(); 16];
-        for (row, v) in v.iter_mut().enumerate().take(rows) {
-            *v = _mm512_loadu_si512(source.add(row * stride).cast());
-        }
-        let mut pairs = v;
-        for i in 0..8 {
-            pairs[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
-            pairs[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
-        }
-        // quads[4 i + j]: rows 4 i … 4 i + 3 of columns j, 4 + j, 8 + j, 12 + j.
-        let mut quads = v;
-        for i in 0..4 {
-            for j in 0..2 {
-                let (a, b) = (pairs[4 * i + j], pairs[4 * i + 2 + j]);
-                quads[4 * i + 2 * j] = _mm512_unpacklo_epi64(a, b);
-                quads[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(a, b);
-            }
-        }
-        for j in 0..4 {
-            let (a, b, c, d) = (quads[j], quads[4 + j], quads[8 + j], quads[12 + j]);
-            let (ab_even, cd_even) = (
-                _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
-                _mm512_shuffle_i32x4::<0b10_00_10_00>(c, d),
-            );
-            let (ab_odd, cd_odd) = (
-                _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
-                _mm512_shuffle_i32x4::<0b11_01_11_01>(c, d),
-            );
-            let columns = [
-                _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_even, cd_even),
-                _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_odd, cd_odd),
-                _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_even, cd_even),
-                _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_odd, cd_odd),
-            ];
-            for (i, column) in columns.into_iter().enumerate() {
-                _mm512_storeu_si512(target.add((4 * i + j) * to).cast(), column);
-            }
         }
     }
 }
@@ -705,7 +643,7 @@ unsafe fn store_sums(
                 _ => tiles::store::<3>(to, stride),
             }
             if count > 1 {
-                turn(place.cast(), tiles::ROWS, tiles::ROWS, target.cast(), out.stride);
+                tiles::turn(place.cast(), tiles::ROWS, tiles::ROWS, target.cast(), out.stride);
             }
         }
     }

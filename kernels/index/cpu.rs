@@ -10,7 +10,7 @@
 //! Not here: checks of shapes (`hal` makes them once per program).
 
 use super::select::pick;
-use crate::attend::score::{BLOCK, PAD, SKEW, load_heads, scores};
+use crate::attend::score::{self, BLOCK, PAD, SKEW};
 use crate::attend::simd::{Simd, for_isa};
 use crate::attend::{KeyRows, Visible};
 use crate::common::isa::Isa;
@@ -188,6 +188,9 @@ unsafe fn score_body<S: Simd>(isa: Isa, op: &IndexScore, work: &Work, block: &mu
     let (queries, block) = block.split_at_mut(SHARE * columns * group);
     let (weights, block) = block.split_at_mut(SHARE * group);
     let (keys, block) = block.split_at_mut(BLOCK * (columns + SKEW));
+    let cache = &op.keys.cache;
+    let by_tiles = score::by_tiles(isa, &op.q, cache, cache);
+    let (words, block) = block.split_at_mut(score::word_floats(by_tiles, columns));
     let dots = &mut block[..BLOCK * group];
     let queries_of = |row| row * columns * group..(row + 1) * columns * group;
     // Entries that row `row` of the part is scored on.
@@ -197,7 +200,7 @@ unsafe fn score_body<S: Simd>(isa: Isa, op: &IndexScore, work: &Work, block: &mu
     };
     for row in (0..work.rows).filter(|&row| seen(row) > work.entries.start) {
         let (row_of_q, queries) = (work.first + row, &mut queries[queries_of(row)]);
-        load_heads(isa, &op.q, row_of_q, 0..heads, width, keys, queries);
+        score::load_heads(isa, by_tiles, &op.q, row_of_q, 0..heads, width, keys, queries);
         let weights = &mut weights[row * group..][..group];
         op.weight.load(isa, row_of_q, 0, &mut weights[..heads]);
         weights[heads..].fill(0.0);
@@ -218,7 +221,10 @@ unsafe fn score_body<S: Simd>(isa: Isa, op: &IndexScore, work: &Work, block: &mu
             // 2 dots
             let count = BLOCK.min(seen - first);
             // SAFETY: features by the caller.
-            unsafe { scores::<S>(&queries[queries_of(row)], keys, dots, group, group, count) };
+            unsafe {
+                let queries = &queries[queries_of(row)];
+                score::scores::<S>(queries, keys, words, dots, group, group, count);
+            }
             // 3 weighted relus
             let weights = &weights[row * group..][..group];
             // SAFETY: a part owns these columns of its rows.

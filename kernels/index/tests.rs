@@ -1,7 +1,7 @@
 //! The indexer against its oracle, the laws of its rows, and the fused form against its parts.
 
 use super::*;
-use crate::attend::tests::{Cache, Codec, nmse, poison, rows_mut, rows_of};
+use crate::attend::tests::{Cache, Codec, halves, nmse, poison, queries, rows_mut, rows_of};
 use crate::attend::{KeyRows, Visible};
 use crate::common::isa::Isa;
 use crate::common::pool::Pool;
@@ -13,7 +13,7 @@ use half::bf16;
 /// Everything one call needs, owned.
 struct Case {
     heads: usize,
-    q: Vec<f32>,
+    q: Vec<bf16>,
     weight: Vec<f32>,
     keys: Cache,
     reach: Vec<i32>,
@@ -49,7 +49,7 @@ impl Case {
         }
         Case {
             heads,
-            q: seed.floats(rows * heads * width, 1.0),
+            q: halves(&mut seed, rows * heads * width),
             weight: seed.floats(rows * heads, 1.0),
             keys,
             reach,
@@ -82,9 +82,10 @@ impl Case {
     /// Scores, with a mark where nothing is written.
     fn scores_of(&self, isa: Isa, threads: usize, cache: KeyRows) -> Vec<f32> {
         let mut out = vec![-7e7; self.rows() * self.capacity()];
+        let mut room = vec![];
         let op = IndexScore {
             out: rows_mut(&mut out, self.capacity()),
-            q: RealRows::F32(rows_of(&self.q, self.heads * self.keys.width)),
+            q: queries(isa, &self.q, &mut room, self.heads * self.keys.width),
             weight: RealRows::F32(rows_of(&self.weight, self.heads)),
             keys: self.visible(cache),
             scale: 0.17,
@@ -100,9 +101,10 @@ impl Case {
 
     fn select(&self, isa: Isa, threads: usize, k: usize) -> Vec<i32> {
         let mut out = vec![-9; self.rows() * k];
+        let mut room = vec![];
         let op = IndexSelect {
             out: rows_mut(&mut out, k),
-            q: RealRows::F32(rows_of(&self.q, self.heads * self.keys.width)),
+            q: queries(isa, &self.q, &mut room, self.heads * self.keys.width),
             weight: RealRows::F32(rows_of(&self.weight, self.heads)),
             keys: self.visible(self.keys.view()),
             scale: 0.17,
@@ -140,7 +142,7 @@ impl Case {
             };
             keys.push((0..self.count(row)).map(key).collect::<Vec<_>>());
         }
-        let (q, weight) = (wide(&self.q), wide(&self.weight));
+        let (q, weight) = (self.q.iter().map(|value| value.to_f64()).collect::<Vec<_>>(), wide(&self.weight));
         oracle::index_score(&q, &weight, &keys, self.keys.width, f64::from(0.17f32))
     }
 }
@@ -199,7 +201,7 @@ fn scores_have_the_same_bits_alone_among_others_and_on_any_number_of_threads() {
 fn coded_keys_give_the_bits_of_plain_keys() {
     for (index, case) in cases().iter().enumerate() {
         for isa in Isa::all() {
-            let plain = case.scores_of(isa, 2, case.keys.plain());
+            let plain = case.scores_of(isa, 2, case.keys.plain(isa));
             assert_eq!(bits(&case.scores(isa, 2)), bits(&plain), "case {index} {isa}");
         }
     }

@@ -83,7 +83,7 @@ fn replay_equals_eager() {
 
 #[test]
 fn fused_equals_lowered_bitwise() {
-    for isa in ["scalar", "avx2", "avx512"] {
+    for isa in ["scalar", "avx2", "avx512", "amx"] {
         if common::open(&[("isa", isa)]).is_err() {
             println!("skipped: this processor has no {isa}");
             continue;

@@ -74,7 +74,7 @@ pub struct ServeOptions {
     /// Threads of the CPU backend [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
-    /// Instruction set of the CPU backend: scalar, avx2, avx512 [default: the best there is]
+    /// Instruction set of the CPU backend: scalar, avx2, avx512, amx [default: the best there is]
     #[arg(long, value_name = "ISA")]
     pub isa: Option<String>,
     /// What FP8 and FP4 weights become on an NPU without such numbers: bf16, int8 [default: the more
