@@ -161,42 +161,54 @@ unsafe fn fold_body<S: Simd>(
             score::scores::<S>(queries, keys, words, scores, group, padded, count);
         }
         // 3 maximum, exponentials, their sum
-        softmax(room, piece, group, padded, count, op.scale);
+        for head in (0..padded).step_by(S::LANES) {
+            match S::LANES {
+                16 => softmax::<16>(room, piece, head, count, op.scale),
+                _ => softmax::<8>(room, piece, head, count, op.scale),
+            }
+        }
         // 4 weighted sum of the keys
         // SAFETY: as above.
         unsafe { values::<S>(room, piece, heads, count, first == 0) };
     }
 }
 
-/// Scores to exponentials; moves the maximum, rescales the total, adds to it.
+/// Scores of `LANES` heads from `head` on to exponentials; moves the maximum, rescales the total, adds to it.
 #[inline(always)]
-fn softmax(
+fn softmax<const LANES: usize>(
     room: &mut Room<'_>,
     piece: &mut Piece<'_>,
-    group: usize,
-    padded: usize,
+    head: usize,
     count: usize,
     scale: f32,
 ) {
-    let rescale = &mut room.rescale[..padded];
-    let (top, total) = (&mut piece.top[..padded], &mut piece.total[..padded]);
-    rescale.copy_from_slice(top);
+    let group = piece.top.len();
+    let lanes = |values: &mut [f32]| -> [f32; LANES] {
+        values[head..head + LANES].try_into().expect("as many")
+    };
+    let (old, mut total) = (lanes(piece.top), lanes(piece.total));
+    let mut top = old;
     for scores in room.scores.chunks_exact_mut(group).take(count) {
-        for (score, top) in scores.iter_mut().zip(&mut *top) {
+        let scores = &mut scores[head..head + LANES];
+        for (score, top) in scores.iter_mut().zip(&mut top) {
             *score *= scale;
             *top = larger(*top, *score);
         }
     }
-    for ((rescale, total), top) in rescale.iter_mut().zip(&mut *total).zip(&*top) {
-        *rescale = exp(*rescale - *top);
+    let rescale = &mut room.rescale[head..head + LANES];
+    for (((rescale, total), top), old) in rescale.iter_mut().zip(&mut total).zip(&top).zip(&old) {
+        *rescale = exp(*old - *top);
         *total *= *rescale;
     }
     for scores in room.scores.chunks_exact_mut(group).take(count) {
-        for ((score, total), top) in scores.iter_mut().zip(&mut *total).zip(&*top) {
+        let scores = &mut scores[head..head + LANES];
+        for ((score, total), top) in scores.iter_mut().zip(&mut total).zip(&top) {
             *score = exp(*score - *top);
             *total += *score;
         }
     }
+    piece.top[head..head + LANES].copy_from_slice(&top);
+    piece.total[head..head + LANES].copy_from_slice(&total);
 }
 
 /// `sums[h, d] = rescale[h] · sums[h, d] + Σ_k scores[k, h] · keys[k, d]`, k in order; `fresh`: the sums
