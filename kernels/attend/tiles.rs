@@ -137,7 +137,8 @@ unsafe fn score_tiles<const K: usize, const H: usize>(
     unsafe {
         tiles::clear_sums();
         for plane in 0..planes {
-            let keys: *const u8 = place.words.cast_const().cast::<u8>().add(key * row + plane * ROW_BYTES);
+            let keys: *const u8 =
+                place.words.cast_const().cast::<u8>().add(key * row + plane * ROW_BYTES);
             let heads = place.queries.add((head / ROWS * planes + plane) * TILE);
             tiles::load::<4>(keys, row);
             tiles::load::<6>(heads.cast(), ROW_BYTES);

@@ -5,6 +5,7 @@
 //! minute: read bandwidth and f32 FMA rate. On a shared machine only those ratios mean something.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use half::bf16;
 use kernels::common::isa::Isa;
 use kernels::common::peak::{fma_rate, read_bandwidth};
 use kernels::common::pool::Pool;
@@ -12,7 +13,6 @@ use kernels::common::rows::{RealRows, RealRowsMut, Rows, RowsMut};
 use kernels::gemm::cases::{Case, Fill, OwnedSegment};
 use kernels::gemm::{Encoding, FiniteNotes, RowGroups, Segment, WeightView, matmul};
 use kernels::quant::{Form, round_trip};
-use half::bf16;
 use std::time::{Duration, Instant};
 
 const COLS: usize = 1024;

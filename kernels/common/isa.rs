@@ -23,8 +23,7 @@ pub enum Level {
 }
 
 /// All of them, weakest first.
-const LEVELS: [Level; 5] =
-    [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512, Level::Amx];
+const LEVELS: [Level; 5] = [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512, Level::Amx];
 
 /// An instruction set this processor was seen to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,9 +118,7 @@ fn has(level: Level) -> bool {
         Level::Neon => false,
         Level::Avx2 => avx2(),
         Level::Avx512 => avx512(),
-        Level::Amx => {
-            avx512() && is_x86_feature_detected!("avx512vbmi") && super::tiles::usable()
-        }
+        Level::Amx => avx512() && is_x86_feature_detected!("avx512vbmi") && super::tiles::usable(),
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) mod prefetch;
 pub mod real;
 pub mod rows;
 pub mod scratch;
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod tiles;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tiles;

@@ -109,10 +109,18 @@ pub(crate) unsafe fn load<const TILE: usize>(base: *const u8, stride: usize) {
     // SAFETY: by the caller.
     unsafe {
         match TILE {
-            4 => asm!("tileloadd tmm4, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly)),
-            5 => asm!("tileloadd tmm5, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly)),
-            6 => asm!("tileloadd tmm6, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly)),
-            _ => asm!("tileloadd tmm7, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly)),
+            4 => {
+                asm!("tileloadd tmm4, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly))
+            }
+            5 => {
+                asm!("tileloadd tmm5, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly))
+            }
+            6 => {
+                asm!("tileloadd tmm6, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly))
+            }
+            _ => {
+                asm!("tileloadd tmm7, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly))
+            }
         }
     }
 }

@@ -10,7 +10,7 @@
 //! Up to 32 rows of `x` multiply every step as it is decoded, with all sums in registers. For more, 32 rows of the
 //! weight are decoded whole and multiplied by two tiles of `x` at a time.
 
-use super::body::{Run, Sums};
+use super::body::{Run, Sums, unrolled};
 use super::tables::{E2M1_BF16, E4M3_BF16};
 use super::task::{self, Operands, Part, Place};
 use super::weight::{Encoding, WeightView};
@@ -33,6 +33,12 @@ const BLOCK: usize = 2 * tiles::ROWS;
 const PLANE_BYTES: usize = BLOCK * tiles::ROW_BYTES;
 const STEP_BYTES: usize = PLANES * PLANE_BYTES;
 
+/// The same of 16 weight rows. Two steps of them lie within 4 KiB: a load waits for an unfinished store to
+/// an address that differs by that.
+const STAGE_PLANE_BYTES: usize = tiles::ROWS * tiles::ROW_BYTES;
+const STAGE_BYTES: usize = PLANES * STAGE_PLANE_BYTES;
+const _: () = assert!(2 * STAGE_BYTES <= 4096);
+
 /// Numbers of four bytes in a tile of `x` or of sums.
 const TILE: usize = tiles::ROWS * tiles::ROWS;
 
@@ -54,7 +60,7 @@ const CHUNK: usize = 512;
 const CHUNK_STRIDE: usize = CHUNK + PLANE;
 
 /// Floats of a thread's scratch.
-const STAGE_FLOATS: usize = 2 * STEP_BYTES / 4;
+const STAGE_FLOATS: usize = 2 * STAGE_BYTES / 4;
 const WORDS_FLOATS: usize = tiles::ROWS * CHUNK_STRIDE / 2;
 /// Floats between rows of sums: not a power of two either.
 const OUT_STRIDE: usize = OUTPUTS_MAX + tiles::ROWS;
@@ -72,9 +78,7 @@ pub(super) fn takes(x: &RealRows, weight: &WeightView<'_>) -> bool {
         Encoding::Fp8 { cols, .. } => (cols as usize).is_multiple_of(STEP),
         Encoding::F32 | Encoding::F16 | Encoding::Int8 => false,
     };
-    matches!(x, RealRows::Bf16(_))
-        && weight.cols() <= COLS_MAX
-        && weight.encodings().all(exact)
+    matches!(x, RealRows::Bf16(_)) && weight.cols() <= COLS_MAX && weight.encodings().all(exact)
 }
 
 /// Rows of `x` of `cols` columns that a task may have.
@@ -151,7 +155,11 @@ unsafe trait Source {
     /// `scale` is the one that all rows of the step share, if they do.
     unsafe fn tables(scale: u8) -> Self::Tables;
     /// A step of one weight row: its planes.
-    unsafe fn decode(tables: Self::Tables, codes: *const u8, scales: *const u8) -> [__m512i; PLANES];
+    unsafe fn decode(
+        tables: Self::Tables,
+        codes: *const u8,
+        scales: *const u8,
+    ) -> [__m512i; PLANES];
     /// The columns of a step in the order of the planes, from natural order.
     unsafe fn permute(first: __m512i, second: __m512i) -> [__m512i; PLANES];
 }
@@ -241,9 +249,7 @@ unsafe impl Source for Fp4 {
     #[inline(always)]
     unsafe fn tables(_: u8) -> __m512i {
         // SAFETY: features by the caller.
-        unsafe {
-            _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(16))
-        }
+        unsafe { _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(16)) }
     }
     #[inline(always)]
     unsafe fn decode(block: __m512i, codes: *const u8, scales: *const u8) -> [__m512i; PLANES] {
@@ -353,7 +359,13 @@ unsafe fn fill_x<D: Source>(place: &Place<'_>, room: &mut Room<'_>) {
                 for plane in 0..(end - start) / PLANE {
                     let at = (tile * planes + start / PLANE + plane) * TILE;
                     let source = words.add(plane * PLANE).cast();
-                    tiles::turn(source, CHUNK_STRIDE / 2, filled.len(), target.add(at), tiles::ROWS);
+                    tiles::turn(
+                        source,
+                        CHUNK_STRIDE / 2,
+                        filled.len(),
+                        target.add(at),
+                        tiles::ROWS,
+                    );
                 }
             }
         }
@@ -401,6 +413,15 @@ struct XTiles {
     row: usize,
 }
 
+impl XTiles {
+    /// From a plane of a tile on.
+    #[inline(always)]
+    unsafe fn at(self, tile: usize, plane: usize) -> XTiles {
+        // SAFETY: the plane exists, by the caller.
+        XTiles { base: unsafe { self.base.add(tile * self.tile + plane * self.plane) }, ..self }
+    }
+}
+
 /// All sums of some rows of a segment with `count` rows of `x`, to columns `column` … of the room for sums.
 #[inline(always)]
 unsafe fn multiply<D: Source>(
@@ -420,82 +441,205 @@ unsafe fn multiply<D: Source>(
             row: tiles::ROW_BYTES,
         },
     };
-    let pairs = count.div_ceil(tiles::ROWS);
-    let whole = count > NARROW_MAX && planes * PLANE_BYTES <= 4 * PANEL_FLOATS;
     let out = Sums { base: room.out[column..].as_mut_ptr(), stride: OUT_STRIDE };
+    let product = Product { weights, count, planes, x, out, tile: room.tile.as_mut_ptr() };
     // SAFETY: features by the caller; `run` lies in the segment; rooms hold what their constants say.
     unsafe {
-        for row in (0..run.rows).step_by(if whole { BLOCK } else { tiles::ROWS }) {
-            let tiles_of_w = (run.rows - row).div_ceil(tiles::ROWS).min(if whole { 2 } else { 1 });
-            let panel: *mut u8 = room.panel.as_mut_ptr().cast();
-            if whole {
-                for step in 0..planes / PLANES {
-                    decode::<D>(weights, row, tiles_of_w, step, panel.add(step * STEP_BYTES));
-                }
+        if count > NARROW_MAX && planes * PLANE_BYTES <= 4 * PANEL_FLOATS {
+            from_panels::<D>(&product, room.panel.as_mut_ptr().cast());
+        } else {
+            by_steps::<D>(&product, room.stage.as_mut_ptr().cast());
+        }
+    }
+}
+
+/// What is multiplied, and where sums go.
+struct Product<'a> {
+    weights: &'a Weights<'a>,
+    /// Rows of `x`.
+    count: usize,
+    planes: usize,
+    x: XTiles,
+    out: Sums,
+    /// Room for a tile of sums.
+    tile: *mut f32,
+}
+
+impl Product<'_> {
+    /// First tiles of the pairs of `x`, and whether there is a second one.
+    #[inline(always)]
+    fn pairs(&self) -> impl Iterator<Item = (usize, bool)> {
+        let tiles = self.count.div_ceil(tiles::ROWS);
+        (0..tiles).step_by(2).map(move |first| (first, first + 1 < tiles))
+    }
+}
+
+/// [`BLOCK`] weight rows at a time, decoded whole.
+#[inline(always)]
+unsafe fn from_panels<D: Source>(product: &Product<'_>, panel: *mut u8) {
+    let (weights, run) = (product.weights, &product.weights.run);
+    for row in (0..run.rows).step_by(BLOCK) {
+        let two = row + tiles::ROWS < run.rows;
+        let rows = row..row + if two { BLOCK } else { tiles::ROWS };
+        // SAFETY: the panel holds all planes of the rows; tiles and outputs of the caller's.
+        unsafe {
+            for step in 0..product.planes / PLANES {
+                let target = panel.add(step * STEP_BYTES);
+                decode::<D>(weights, rows.clone(), step, target, PLANE_BYTES);
             }
-            for tile in (0..pairs).step_by(2) {
-                let x = XTiles { base: x.base.add(tile * x.tile), ..x };
-                let (panel, stage) = (panel.cast_const(), room.stage.as_mut_ptr().cast());
-                let block = Block { weights, row, planes, x, panel, stage };
-                let tiles_of_x = (pairs - tile).min(2);
-                match (whole, tiles_of_w, tiles_of_x) {
-                    (true, 1, 1) => from_panel::<D, 1, 1>(&block, tile == 0),
-                    (true, 1, _) => from_panel::<D, 1, 2>(&block, tile == 0),
-                    (true, _, 1) => from_panel::<D, 2, 1>(&block, tile == 0),
-                    (true, _, _) => from_panel::<D, 2, 2>(&block, tile == 0),
-                    (false, 1, 1) => by_steps::<D, 1, 1>(&block),
-                    (false, 1, _) => by_steps::<D, 1, 2>(&block),
-                    (false, _, 1) => by_steps::<D, 2, 1>(&block),
-                    (false, _, _) => by_steps::<D, 2, 2>(&block),
+            for (first, pair) in product.pairs() {
+                tiles::clear_sums();
+                for plane in 0..product.planes {
+                    // What is decoded next comes while this is multiplied.
+                    if first == 0 && plane.is_multiple_of(PLANES) {
+                        prefetch_step::<D>(run, rows.clone(), plane / PLANES);
+                    }
+                    let base = panel.add(plane * PLANE_BYTES).cast_const();
+                    let place = Rows16 { base, row: tiles::ROW_BYTES, plane: PLANE_BYTES };
+                    add_plane(place, product.x.at(first, plane), two, pair);
                 }
-                store_sums(count, tile, (tiles_of_w, tiles_of_x), row, room.tile, out);
+                store_sums(product, first, row, two, pair);
             }
         }
     }
 }
 
-/// One or two tiles of weight rows with one or two of `x`.
-struct Block<'a> {
-    weights: &'a Weights<'a>,
-    row: usize,
-    planes: usize,
-    x: XTiles,
-    /// Decoded weight rows, whole, and the room for two steps.
-    panel: *const u8,
-    stage: *mut u8,
+/// 16 weight rows at a time, every step multiplied when the one behind it has been decoded: what was just
+/// stored takes a while until a tile can be loaded from it.
+#[inline(always)]
+unsafe fn by_steps<D: Source>(product: &Product<'_>, room: *mut u8) {
+    let (weights, run) = (product.weights, &product.weights.run);
+    let steps = product.planes / PLANES;
+    let mut stage = Stage { room, turn: 0 };
+    // SAFETY: rows and steps exist; tiles and outputs of the caller's.
+    unsafe {
+        let mut place = stage.fill::<D>(weights, 0, 0);
+        for row in (0..run.rows).step_by(tiles::ROWS) {
+            for (first, pair) in product.pairs() {
+                let again = first + 2 < product.count.div_ceil(tiles::ROWS);
+                tiles::clear_sums();
+                for step in 0..steps {
+                    prefetch_step::<D>(run, row..row + tiles::ROWS, step);
+                    let (row, step_behind) = match step + 1 < steps {
+                        true => (row, step + 1),
+                        false if again => (row, 0),
+                        false => (row + tiles::ROWS, 0),
+                    };
+                    let behind = match row < run.rows {
+                        true => stage.fill::<D>(weights, row, step_behind),
+                        false => place,
+                    };
+                    for plane in 0..PLANES {
+                        let at = Rows16 { base: place.base.add(plane * place.plane), ..place };
+                        add_plane(at, product.x.at(first, step * PLANES + plane), false, pair);
+                    }
+                    place = behind;
+                }
+                store_sums(product, first, row, false, pair);
+            }
+        }
+    }
 }
 
-/// Decodes a step of `tiles_of` tiles of weight rows. Missing rows repeat the last: nobody reads their sums.
+/// Room for two steps of 16 weight rows, in turn.
+struct Stage {
+    room: *mut u8,
+    turn: usize,
+}
+
+impl Stage {
+    /// Where a step of weight rows from `row` on can be loaded as tiles: decoded, or where it is.
+    #[inline(always)]
+    unsafe fn fill<D: Source>(&mut self, weights: &Weights<'_>, row: usize, step: usize) -> Rows16 {
+        let (run, rows) = (&weights.run, row..row + tiles::ROWS);
+        // SAFETY: the step exists, and there is room for two.
+        unsafe {
+            if D::DIRECT && rows.end <= run.rows && (step + 1) * STEP <= run.cols {
+                let base = run.codes.add(row * run.code_stride + step * D::CODE_BYTES);
+                return Rows16 { base, row: run.code_stride, plane: tiles::ROW_BYTES };
+            }
+            let base = self.room.add(self.turn * STAGE_BYTES);
+            self.turn ^= 1;
+            decode::<D>(weights, rows, step, base, STAGE_PLANE_BYTES);
+            Rows16 { base, row: tiles::ROW_BYTES, plane: STAGE_PLANE_BYTES }
+        }
+    }
+}
+
+/// Asks for a step's share of the weight rows behind `rows`, of which there are as many.
+#[inline(always)]
+unsafe fn prefetch_step<D: Source>(run: &Run, rows: Range<usize>, step: usize) {
+    let next = run.codes.wrapping_add(rows.end * run.code_stride);
+    let bytes = rows.len() * D::CODE_BYTES;
+    for line in 0..bytes / 64 {
+        let address = next.wrapping_add(step * bytes + 64 * line);
+        // SAFETY: a prefetch may point anywhere; features by the caller.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
+    }
+}
+
+/// Decodes a step of whole tiles of weight rows. Missing rows repeat the last: nobody reads their sums.
 #[inline(always)]
 unsafe fn decode<D: Source>(
     weights: &Weights<'_>,
-    row: usize,
-    tiles_of: usize,
+    rows: Range<usize>,
     step: usize,
     target: *mut u8,
+    plane_bytes: usize,
 ) {
     let run = &weights.run;
-    // SAFETY: features by the caller.
-    let tables = unsafe { D::tables(weights.scale(step)) };
-    let rows = tiles_of * tiles::ROWS;
-    let mut codes = run.codes.wrapping_add(row * run.code_stride + step * D::CODE_BYTES);
-    let mut scales = run.scales.wrapping_add(row * run.scale_stride + step * D::SCALE_BYTES);
-    let mut target = target;
-    let whole = (step + 1) * STEP <= run.cols && row + rows <= run.rows;
-    for i in 0..rows {
-        // SAFETY: the step lies in the row, or its padded copy is read; room for a step by the caller.
-        unsafe {
-            let planes = match whole {
-                true => D::decode(tables, codes, scales),
-                false => decode_tail::<D>(run, tables, (row + i).min(run.rows - 1), step),
-            };
-            for (plane, values) in planes.into_iter().enumerate() {
-                _mm512_storeu_si512(target.add(plane * PLANE_BYTES).cast(), values);
+    // SAFETY: features by the caller; the step lies in the rows, or padded copies are read; room by the caller.
+    unsafe {
+        let tables = D::tables(weights.scale(step));
+        for (tile, row) in rows.step_by(tiles::ROWS).enumerate() {
+            let target = target.add(tile * tiles::ROWS * tiles::ROW_BYTES);
+            if row + tiles::ROWS <= run.rows && (step + 1) * STEP <= run.cols {
+                decode_tile::<D>(run, tables, row, step, target, plane_bytes);
+                continue;
             }
-            target = target.add(tiles::ROW_BYTES);
+            for i in 0..tiles::ROWS {
+                let planes = decode_tail::<D>(run, tables, (row + i).min(run.rows - 1), step);
+                store_planes(planes, target.add(i * tiles::ROW_BYTES), plane_bytes);
+            }
         }
-        codes = codes.wrapping_add(run.code_stride);
-        scales = scales.wrapping_add(run.scale_stride);
+    }
+}
+
+/// A step of 16 rows that are there.
+#[inline(always)]
+unsafe fn decode_tile<D: Source>(
+    run: &Run,
+    tables: D::Tables,
+    row: usize,
+    step: usize,
+    target: *mut u8,
+    plane_bytes: usize,
+) {
+    // SAFETY: by the caller of `decode`.
+    unsafe {
+        let mut codes = run.codes.add(row * run.code_stride + step * D::CODE_BYTES);
+        let mut scales = run.scales.wrapping_add(row * run.scale_stride + step * D::SCALE_BYTES);
+        let mut target = target;
+        for _ in 0..tiles::ROWS / 4 {
+            // Written out: the compiler leaves the loop rolled, and a row is few instructions.
+            unrolled!(I < 4, {
+                let codes = codes.add(I * run.code_stride);
+                let scales = scales.wrapping_add(I * run.scale_stride);
+                let planes = D::decode(tables, codes, scales);
+                store_planes(planes, target.add(I * tiles::ROW_BYTES), plane_bytes);
+            });
+            codes = codes.add(4 * run.code_stride);
+            scales = scales.wrapping_add(4 * run.scale_stride);
+            target = target.add(4 * tiles::ROW_BYTES);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn store_planes(planes: [__m512i; PLANES], target: *mut u8, plane_bytes: usize) {
+    for (plane, values) in planes.into_iter().enumerate() {
+        // SAFETY: room by the caller of `decode`.
+        unsafe { _mm512_storeu_si512(target.add(plane * plane_bytes).cast(), values) };
     }
 }
 
@@ -521,121 +665,44 @@ unsafe fn decode_tail<D: Source>(
     }
 }
 
-/// One plane: sums += weight rows · `x`.
+/// One plane: sums += weight rows · `x`, of both `two` tiles of weight rows and a `pair` of `x`.
 #[inline(always)]
-unsafe fn add_plane<const W: usize, const X: usize>(weights: Rows16, x: XTiles, plane: usize) {
+unsafe fn add_plane(weights: Rows16, x: XTiles, two: bool, pair: bool) {
     // SAFETY: tiles of the caller's.
     unsafe {
-        let x_at: *const u8 = x.base.add(plane * x.plane).cast();
-        tiles::load::<6>(x_at, x.row);
+        tiles::load::<6>(x.base.cast(), x.row);
         tiles::load::<4>(weights.base, weights.row);
         tiles::multiply::<0, 0>();
-        if X == 2 {
-            tiles::load::<7>(x_at.add(4 * x.tile), x.row);
+        if pair {
+            tiles::load::<7>(x.base.add(x.tile).cast(), x.row);
             tiles::multiply::<0, 1>();
         }
-        if W == 2 {
+        if two {
             tiles::load::<5>(weights.base.add(tiles::ROWS * weights.row), weights.row);
             tiles::multiply::<1, 0>();
         }
-        if W == 2 && X == 2 {
+        if two && pair {
             tiles::multiply::<1, 1>();
         }
     }
 }
 
-/// All planes of a decoded panel; asks for the weight rows behind if it is the `first` time.
+/// Sums from tile registers to the output, rows of `x` from tile `first` on, weight rows from `row` on.
 #[inline(always)]
-unsafe fn from_panel<D: Source, const W: usize, const X: usize>(block: &Block<'_>, first: bool) {
-    // SAFETY: the panel holds all planes; tiles of the caller's.
-    unsafe {
-        tiles::clear_sums();
-        for plane in 0..block.planes {
-            if first && plane.is_multiple_of(PLANES) {
-                prefetch_step::<D, W>(block, plane / PLANES);
-            }
-            let base = block.panel.add(plane * PLANE_BYTES);
-            let weights = Rows16 { base, row: tiles::ROW_BYTES, plane: PLANE_BYTES };
-            add_plane::<W, X>(weights, block.x, plane);
-        }
-    }
-}
-
-/// All planes. A step is decoded before the one in front of it is multiplied: what has just been stored takes a
-/// while until a tile can be loaded from it.
-#[inline(always)]
-unsafe fn by_steps<D: Source, const W: usize, const X: usize>(block: &Block<'_>) {
-    let (steps, x) = (block.planes / PLANES, block.x);
-    // SAFETY: rows and steps exist; prefetches may point anywhere.
-    unsafe {
-        tiles::clear_sums();
-        let mut weights = stage::<D, W>(block, 0);
-        for step in 0..steps {
-            prefetch_step::<D, W>(block, step);
-            let next = match step + 1 < steps {
-                true => stage::<D, W>(block, step + 1),
-                false => weights,
-            };
-            for plane in 0..PLANES {
-                let base = weights.base.add(plane * weights.plane);
-                add_plane::<W, X>(Rows16 { base, ..weights }, x, step * PLANES + plane);
-            }
-            weights = next;
-        }
-    }
-}
-
-/// Asks for a step's share of the weight rows behind these.
-#[inline(always)]
-unsafe fn prefetch_step<D: Source, const W: usize>(block: &Block<'_>, step: usize) {
-    let run = &block.weights.run;
-    let next = run.codes.wrapping_add((block.row + W * tiles::ROWS) * run.code_stride);
-    let bytes = W * tiles::ROWS * D::CODE_BYTES;
-    for line in 0..bytes / 64 {
-        let address = next.wrapping_add(step * bytes + 64 * line);
-        // SAFETY: a prefetch may point anywhere; features by the caller.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
-    }
-}
-
-/// Where a step of the weight rows can be loaded as tiles: decoded to one of two places in turn, or where it is.
-#[inline(always)]
-unsafe fn stage<D: Source, const W: usize>(block: &Block<'_>, step: usize) -> Rows16 {
-    let &Block { weights, row, stage, .. } = block;
-    let run = &weights.run;
-    let rows_exist = row + W * tiles::ROWS <= run.rows;
-    // SAFETY: the step exists, and the stage holds two.
-    unsafe {
-        if D::DIRECT && rows_exist && (step + 1) * STEP <= run.cols {
-            let base = run.codes.add(row * run.code_stride + step * D::CODE_BYTES);
-            return Rows16 { base, row: run.code_stride, plane: tiles::ROW_BYTES };
-        }
-        let base = stage.add(step % 2 * STEP_BYTES);
-        decode::<D>(weights, row, W, step, base);
-        Rows16 { base, row: tiles::ROW_BYTES, plane: PLANE_BYTES }
-    }
-}
-
-/// Sums from tile registers to `out`, rows of `x` from tile `tile` on, weight rows from `row` on.
-#[inline(always)]
-unsafe fn store_sums(
-    count: usize,
-    tile: usize,
-    (weights, tiles_of_x): (usize, usize),
-    row: usize,
-    room: &mut [f32],
-    out: Sums,
-) {
+unsafe fn store_sums(product: &Product<'_>, first: usize, row: usize, two: bool, pair: bool) {
+    let &Product { count, out, tile, .. } = product;
     // SAFETY: `out` has room for whole tiles; features by the caller.
     unsafe {
-        let place: *mut u8 = room.as_mut_ptr().cast();
         for (register, (w, x)) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
-            if w >= weights || x >= tiles_of_x {
+            if w > usize::from(two) || x > usize::from(pair) {
                 continue;
             }
-            let target = out.base.add((tile + x) * tiles::ROWS * out.stride + row + w * tiles::ROWS);
-            let (to, stride) =
-                if count == 1 { (target.cast(), 4) } else { (place, tiles::ROW_BYTES) };
+            let target = (first + x) * tiles::ROWS * out.stride + row + w * tiles::ROWS;
+            let target = out.base.add(target);
+            let (to, stride) = match count {
+                1 => (target.cast(), 4),
+                _ => (tile.cast(), tiles::ROW_BYTES),
+            };
             match register {
                 0 => tiles::store::<0>(to, stride),
                 1 => tiles::store::<1>(to, stride),
@@ -643,7 +710,7 @@ unsafe fn store_sums(
                 _ => tiles::store::<3>(to, stride),
             }
             if count > 1 {
-                tiles::turn(place.cast(), tiles::ROWS, tiles::ROWS, target.cast(), out.stride);
+                tiles::turn(tile.cast(), tiles::ROWS, tiles::ROWS, target.cast(), out.stride);
             }
         }
     }

@@ -94,6 +94,8 @@ macro_rules! unrolled {
     };
 }
 
+pub(super) use unrolled;
+
 /// Asks for the first rows of a run, which no rows before them ask for.
 ///
 /// # Safety

@@ -7,7 +7,7 @@ use crate::common::pool::Pool;
 use crate::common::rows::{RealRows, RealRowsMut, Rows, RowsMut};
 use half::bf16;
 
-/// The only place that calls the matmul: f32 rows in (bf16 where there are tiles, which take no others) and
+/// Runs a case: f32 rows in (bf16 where there are tiles, which take no others) and
 /// out, NaN where nothing was written.
 fn run(isa: Isa, pool: &Pool, case: &Case, data: &Data) -> Vec<f32> {
     let views: Vec<Segment<'_>> = data.segments.iter().map(OwnedSegment::view).collect();
@@ -29,9 +29,20 @@ fn run(isa: Isa, pool: &Pool, case: &Case, data: &Data) -> Vec<f32> {
         )
     };
     let x = if isa.has_tiles() { RealRows::Bf16(halves) } else { RealRows::F32(x) };
-    let groups = case.offsets.as_deref().map_or(RowGroups::Cyclic, RowGroups::Sorted);
-    matmul(isa, pool, x, &weight, groups, RealRowsMut::F32(target));
+    multiply(isa, pool, case, x, &weight, target);
     out
+}
+
+fn multiply(
+    isa: Isa,
+    pool: &Pool,
+    case: &Case,
+    x: RealRows,
+    weight: &WeightView<'_>,
+    target: RowsMut<f32>,
+) {
+    let groups = case.offsets.as_deref().map_or(RowGroups::Cyclic, RowGroups::Sorted);
+    matmul(isa, pool, x, weight, groups, RealRowsMut::F32(target));
 }
 
 /// Worst error in units of the tolerance.
@@ -127,6 +138,30 @@ fn rows_are_exact_for_every_count() {
                         let want = &reference[start * 43..(start + rows) * 43];
                         assert_eq!(got, want, "{isa} {encoding:?} {rows} rows from {start}");
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Wider than what is decoded whole, than what a tile's way takes, and up to what it takes.
+#[test]
+fn wide_rows_are_exact_and_agree_with_the_oracle() {
+    let pool = Pool::new(2);
+    for isa in Isa::all() {
+        for encoding in [Encoding::Bf16, Encoding::Fp8 { rows: 128, cols: 128 }, Encoding::Fp4] {
+            for cols in [6208, 16_384, 16_416] {
+                let whole = dense(encoding, 37, cols, 21);
+                let data = whole.data();
+                let out = run(isa, &pool, &whole, &data);
+                let worst = excess(&whole, &data, &out);
+                assert!(worst <= 1.0, "{isa} {encoding:?} {cols}: {worst}");
+                let alone = Case { rows: 1, ..whole.clone() };
+                for row in [0, 20, 36] {
+                    let x = data.x[row * cols..][..cols].to_vec();
+                    let one = Data { x, segments: data.segments.clone() };
+                    let want = bits(&run(isa, &pool, &alone, &one));
+                    assert_eq!(bits(&out)[row * 21..][..21], want, "{isa} {encoding:?} {cols}");
                 }
             }
         }
@@ -307,6 +342,73 @@ fn bf16_rows_round_once() {
             let target = RealRowsMut::Bf16(target);
             matmul(isa, &pool, RealRows::Bf16(x), &weight, RowGroups::Cyclic, target);
             assert_eq!(out, want);
+        }
+    }
+}
+
+/// What Intel's manual says of `tdpbf16ps`, in portable code: of every 32 columns the even and the odd ones are
+/// summed apart.
+#[test]
+fn tiles_add_in_the_order_of_the_manual() {
+    let pool = Pool::new(2);
+    for isa in Isa::all().filter(|isa| isa.has_tiles()) {
+        for rows in [1, 2, 17, 40] {
+            let case = dense(Encoding::Bf16, rows, 200, 37);
+            let data = case.data();
+            let weight: Vec<f32> = data.segments[0]
+                .codes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&code| bf16::from_le_bytes(code).to_f32())
+                .collect();
+            let mut want = Vec::new();
+            for x in data.x.chunks(200) {
+                want.extend(weight.chunks(200).map(|w| sum_by_tiles(x, w)));
+            }
+            assert_eq!(bits(&run(isa, &pool, &case, &data)), bits(&want), "{rows} rows");
+        }
+    }
+}
+
+fn sum_by_tiles(x: &[f32], weight: &[f32]) -> f32 {
+    let plane = |(x, weight): (&[f32], &[f32])| {
+        let mut sums = [0f32; 2];
+        for (column, (x, weight)) in x.iter().zip(weight).enumerate() {
+            sums[column % 2] = x.mul_add(*weight, sums[column % 2]);
+        }
+        sums[0] + sums[1]
+    };
+    x.chunks(32).zip(weight.chunks(32)).map(plane).fold(0.0, |sum, plane| sum + plane)
+}
+
+#[test]
+fn what_tiles_do_not_take_has_the_bits_of_the_vectors() {
+    let pool = Pool::new(2);
+    for tiles in Isa::all().filter(|isa| isa.has_tiles()) {
+        let vectors = Isa::force(tiles.level()).expect("tiles have vectors beside them");
+        for case in cases().into_iter().filter(|case| case.groups == 1) {
+            let data = case.data();
+            let views: Vec<Segment<'_>> = data.segments.iter().map(OwnedSegment::view).collect();
+            let weight = WeightView::new(case.cols, 1, &views).expect("cases are well formed");
+            let of = |isa| {
+                let mut out = vec![f32::NAN; case.rows * case.outputs()];
+                // SAFETY: both views lie in vectors that nobody else uses during the call.
+                let (x, target) = unsafe {
+                    (
+                        Rows::from_raw(data.x.as_ptr(), case.cols, case.rows, case.cols),
+                        RowsMut::from_raw(
+                            out.as_mut_ptr(),
+                            case.outputs(),
+                            case.rows,
+                            case.outputs(),
+                        ),
+                    )
+                };
+                multiply(isa, &pool, &case, RealRows::F32(x), &weight, target);
+                bits(&out)
+            };
+            assert_eq!(of(tiles), of(vectors), "{case:?}");
         }
     }
 }

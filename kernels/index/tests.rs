@@ -142,7 +142,8 @@ impl Case {
             };
             keys.push((0..self.count(row)).map(key).collect::<Vec<_>>());
         }
-        let (q, weight) = (self.q.iter().map(|value| value.to_f64()).collect::<Vec<_>>(), wide(&self.weight));
+        let (q, weight) =
+            (self.q.iter().map(|value| value.to_f64()).collect::<Vec<_>>(), wide(&self.weight));
         oracle::index_score(&q, &weight, &keys, self.keys.width, f64::from(0.17f32))
     }
 }
