@@ -13,7 +13,7 @@
 
 use super::fold::{Piece, fold, piece_floats, rooms};
 use super::keys::{KeyRows, Listed, Visible};
-use super::score::{self, PAD, load_heads};
+use super::score::{self, Heads, PAD, load_heads};
 use crate::common::isa::Isa;
 use crate::common::pool::Pool;
 use crate::common::rows::{RealRows, RealRowsMut, RowsMut};
@@ -257,8 +257,8 @@ fn whole_part(isa: Isa, op: &Attend<'_>, part: &Part) {
             write_zeros(isa, op, row, first, heads, &mut sums.sums[..width]);
             return;
         }
-        let heads_of = first..first + heads;
-        load_heads(isa, by_tiles, &op.q, row, heads_of, width, sums.sums, room.queries);
+        let heads_of = Heads { row, heads: first..first + heads, width };
+        load_heads(isa, by_tiles, &op.q, &heads_of, sums.sums, room.queries);
         fold(isa, op, &keys, heads, &mut room, &mut sums);
         for split in 1..op.splits() {
             if keys.len < SPLIT {
@@ -296,8 +296,8 @@ fn split_part(isa: Isa, op: &Attend<'_>, pieces: &RowsMut<f32>, place: usize, pa
     scratch::with(|block| {
         let by_tiles = op.by_tiles(isa);
         let (mut room, _) = rooms(block, room, width, by_tiles);
-        let heads_of = first..first + heads;
-        load_heads(isa, by_tiles, &op.q, row, heads_of, width, piece.sums, room.queries);
+        let heads_of = Heads { row, heads: first..first + heads, width };
+        load_heads(isa, by_tiles, &op.q, &heads_of, piece.sums, room.queries);
         fold(isa, op, &keys, heads, &mut room, &mut piece);
     });
 }

@@ -8,7 +8,7 @@ mod keys;
 pub mod oracle;
 pub(crate) mod score;
 pub(crate) mod simd;
-#[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_tiles.rs")]
 mod tiles;
 
 pub use cpu::{Attend, Far, HEADS_MAX, WIDTH_MAX, attend};

@@ -6,7 +6,6 @@
 
 use super::keys::KeyRows;
 use super::simd::Simd;
-#[cfg(target_arch = "x86_64")]
 use super::tiles;
 use crate::common::isa::Isa;
 use crate::common::rows::RealRows;
@@ -26,38 +25,37 @@ const QUARTET: usize = 4;
 
 /// Whether scores of `q` and keys of these caches are made by tiles: a question of dtypes and width alone.
 pub(crate) fn by_tiles(isa: Isa, q: &RealRows, near: &KeyRows, far: &KeyRows) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return tiles::takes(isa, q, near, far);
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
+    tiles::takes(isa, q, near, far)
 }
 
 /// Floats that [`scores`] wants as `words`: none without tiles.
 pub(crate) fn word_floats(by_tiles: bool, columns: usize) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    if by_tiles {
-        return tiles::word_floats(columns);
-    }
-    0
+    if by_tiles { tiles::word_floats(columns) } else { 0 }
 }
 
-/// Writes `heads` of query `row` as `[columns, group]`, zero behind the width and behind the heads, or as tiles.
+/// Heads of a query.
+#[derive(Clone)]
+pub(crate) struct Heads {
+    pub(crate) row: usize,
+    pub(crate) heads: Range<usize>,
+    pub(crate) width: usize,
+}
+
+/// Writes heads of a query as `[columns, group]`, zero behind the width and behind the heads, or as tiles.
 /// `q` is `[n, H · width]`; `room` takes four padded heads.
 pub(crate) fn load_heads(
     isa: Isa,
     by_tiles: bool,
     q: &RealRows,
-    row: usize,
-    heads: Range<usize>,
-    width: usize,
+    heads: &Heads,
     room: &mut [f32],
     queries: &mut [f32],
 ) {
-    #[cfg(target_arch = "x86_64")]
     if by_tiles {
         // SAFETY: tiles take these dtypes and this width, says the caller; what has no room panics.
-        return unsafe { tiles::load_heads(q, row, heads, width, queries) };
+        return unsafe { tiles::load_heads(q, heads, queries) };
     }
+    let Heads { row, heads, width } = heads.clone();
     let columns = width.next_multiple_of(PAD);
     let group = queries.len() / columns;
     for place in (0..group).step_by(QUARTET) {
@@ -105,7 +103,6 @@ pub(crate) unsafe fn scores<S: Simd>(
     count: usize,
 ) {
     let width = queries.len() / group;
-    #[cfg(target_arch = "x86_64")]
     if !words.is_empty() {
         // SAFETY: room for words is made where tiles take the dtypes and the width, a multiple of `PAD`.
         return unsafe { tiles::scores(queries, keys, words, scores, width, count) };

@@ -4,12 +4,11 @@
 //! every 32 columns are added to, in order (`common::tiles`), whatever other keys and heads there are.
 
 use super::keys::KeyRows;
-use super::score::{BLOCK, SKEW};
+use super::score::{BLOCK, Heads, SKEW};
 use crate::common::isa::Isa;
 use crate::common::rows::RealRows;
 use crate::common::tiles::{self, ROW_BYTES, ROWS};
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 /// Columns of a tile.
 const PLANE: usize = 32;
@@ -19,7 +18,7 @@ const TILE: usize = ROWS * ROWS;
 const WIDTH_MAX: usize = 1024;
 
 /// Whether scores of `q` and keys of these caches are made here: a question of dtypes and width alone.
-pub(crate) fn takes(isa: Isa, q: &RealRows, near: &KeyRows, far: &KeyRows) -> bool {
+pub(super) fn takes(isa: Isa, q: &RealRows, near: &KeyRows, far: &KeyRows) -> bool {
     let exact =
         |keys: &KeyRows| matches!(keys, KeyRows::Real(RealRows::Bf16(_)) | KeyRows::Coded { .. });
     let width = near.width();
@@ -28,7 +27,7 @@ pub(crate) fn takes(isa: Isa, q: &RealRows, near: &KeyRows, far: &KeyRows) -> bo
 }
 
 /// Floats of room for a block of keys as bf16.
-pub(crate) const fn word_floats(columns: usize) -> usize {
+pub(super) const fn word_floats(columns: usize) -> usize {
     BLOCK * (columns + SKEW) / 2
 }
 
@@ -37,13 +36,8 @@ pub(crate) const fn word_floats(columns: usize) -> usize {
 /// # Safety
 /// [`takes`] said yes; `queries` has room for whole tiles.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub(crate) unsafe fn load_heads(
-    q: &RealRows,
-    row: usize,
-    heads: Range<usize>,
-    width: usize,
-    queries: &mut [f32],
-) {
+pub(super) unsafe fn load_heads(q: &RealRows, heads: &Heads, queries: &mut [f32]) {
+    let Heads { row, heads, width } = heads.clone();
     let RealRows::Bf16(q) = q else { unreachable!("`takes` saw bf16") };
     let (q, planes) = (q.row(row), width / PLANE);
     assert!(heads.len().div_ceil(ROWS) * planes * TILE <= queries.len());
@@ -67,7 +61,7 @@ pub(crate) unsafe fn load_heads(
 /// # Safety
 /// [`takes`] said yes.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub(crate) unsafe fn scores(
+pub(super) unsafe fn scores(
     queries: &[f32],
     keys: &[f32],
     words: &mut [f32],

@@ -94,6 +94,7 @@ macro_rules! unrolled {
     };
 }
 
+#[cfg(target_arch = "x86_64")]
 pub(super) use unrolled;
 
 /// Asks for the first rows of a run, which no rows before them ask for.

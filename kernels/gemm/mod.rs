@@ -4,7 +4,7 @@
 //! formula is law 7: a row of the output has the same bits whether it was computed alone or among
 //! 2,048, by one thread or by many.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_amx.rs")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

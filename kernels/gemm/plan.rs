@@ -1,6 +1,5 @@
 //! Cuts a matmul into tasks and hands them to the pool.
 
-#[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::task::{self, DOT_ROWS_MAX, Operands, Part, RowSet, cols_max, task_rows_max};
 use super::weight::{NOTED_ROWS, WeightView};
@@ -85,8 +84,7 @@ unsafe fn run_on(tiles: bool, operands: &Operands, part: Part<'_>, block: &mut [
     // SAFETY: an `Isa` proves the features; outputs are exclusive by the caller.
     unsafe {
         match operands.isa.level() {
-            #[cfg(target_arch = "x86_64")]
-            _ if tiles => super::amx::run(operands, &part, block),
+            _ if tiles => amx::run(operands, &part, block),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => run_avx512(operands, part, block),
             #[cfg(target_arch = "x86_64")]
@@ -132,12 +130,10 @@ struct Room {
 
 impl Room {
     fn new(isa: Isa, x: &RealRows, weight: &WeightView<'_>) -> Room {
-        #[cfg(target_arch = "x86_64")]
         if isa.has_tiles() && amx::takes(x, weight) {
             let (rows_max, rows_min) = (amx::task_rows_max(weight.cols()), amx::ROWS_MIN);
             return Room { tiles: true, rows_max, rows_min, outputs_min: amx::OUTPUTS_MIN };
         }
-        let _ = (isa, x);
         Room {
             tiles: false,
             rows_max: task_rows_max(weight.cols()),
@@ -148,7 +144,6 @@ impl Room {
 
     /// Most weight rows for `rows` rows of `x`.
     fn outputs_max(self, rows: usize) -> usize {
-        #[cfg(target_arch = "x86_64")]
         if self.tiles {
             return amx::OUTPUTS_MAX;
         }

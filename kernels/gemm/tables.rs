@@ -2,7 +2,9 @@
 //!
 //! Built at compile time. A model uses a few dozen of the scales; only those lines reach the cache.
 
-use crate::quant::formats::{E2M1, E4M3, E8M0};
+#[cfg(target_arch = "x86_64")]
+use crate::quant::formats::E4M3;
+use crate::quant::formats::{E2M1, E8M0};
 
 /// For every E8M0 scale the sixteen E2M1 values times the scale, as f32.
 pub(super) static E2M1_SCALED: [Line<[f32; 16]>; 256] = e2m1_scaled();

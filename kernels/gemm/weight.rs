@@ -116,6 +116,7 @@ impl<'a> WeightView<'a> {
     }
 
     /// Encodings of all segments.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn encodings(&self) -> impl Iterator<Item = Encoding> {
         self.segments.iter().map(|segment| segment.encoding)
     }

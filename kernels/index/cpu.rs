@@ -200,7 +200,8 @@ unsafe fn score_body<S: Simd>(isa: Isa, op: &IndexScore, work: &Work, block: &mu
     };
     for row in (0..work.rows).filter(|&row| seen(row) > work.entries.start) {
         let (row_of_q, queries) = (work.first + row, &mut queries[queries_of(row)]);
-        score::load_heads(isa, by_tiles, &op.q, row_of_q, 0..heads, width, keys, queries);
+        let all = score::Heads { row: row_of_q, heads: 0..heads, width };
+        score::load_heads(isa, by_tiles, &op.q, &all, keys, queries);
         let weights = &mut weights[row * group..][..group];
         op.weight.load(isa, row_of_q, 0, &mut weights[..heads]);
         weights[heads..].fill(0.0);
