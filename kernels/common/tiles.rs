@@ -26,7 +26,10 @@ pub(crate) fn usable() -> bool {
     static USABLE: OnceLock<bool> = OnceLock::new();
     *USABLE.get_or_init(|| {
         let wanted = CPUID_BF16 | CPUID_TILE;
-        __cpuid_count(7, 0).edx & wanted == wanted && permitted()
+        // SAFETY: every x86-64 has the instruction, and those with AVX-512 have this leaf.
+        #[allow(unused_unsafe, reason = "safe in newer Rust than the oldest we take")]
+        let leaf = unsafe { __cpuid_count(7, 0) };
+        leaf.edx & wanted == wanted && permitted()
     })
 }
 
