@@ -102,29 +102,35 @@ pub(crate) unsafe fn clear_sums() {
     }
 }
 
-/// Loads tile `TILE` (4 to 7) from rows `stride` bytes apart.
+/// An instruction that moves a tile, the number of which is part of its text.
+macro_rules! move_tile {
+    ($tile:expr, $base:expr, $stride:expr, [$($number:literal $text:literal)*]) => {
+        match $tile {
+            $($number => asm!($text, in(reg) $base, in(reg) $stride, options(nostack)),)*
+            _ => unreachable!("there are eight"),
+        }
+    };
+}
+
+/// Loads tile `TILE` from rows `stride` bytes apart.
 ///
 /// # Safety
 /// The thread has called [`configure`]; the rows are readable.
 #[inline(always)]
 pub(crate) unsafe fn load<const TILE: usize>(base: *const u8, stride: usize) {
-    const { assert!(TILE >= 4 && TILE < 8) };
+    const { assert!(TILE < 8) };
     // SAFETY: by the caller.
     unsafe {
-        match TILE {
-            4 => {
-                asm!("tileloadd tmm4, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly))
-            }
-            5 => {
-                asm!("tileloadd tmm5, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly))
-            }
-            6 => {
-                asm!("tileloadd tmm6, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly))
-            }
-            _ => {
-                asm!("tileloadd tmm7, [{} + {}]", in(reg) base, in(reg) stride, options(nostack, readonly))
-            }
-        }
+        move_tile!(TILE, base, stride, [
+            0 "tileloadd tmm0, [{} + {}]"
+            1 "tileloadd tmm1, [{} + {}]"
+            2 "tileloadd tmm2, [{} + {}]"
+            3 "tileloadd tmm3, [{} + {}]"
+            4 "tileloadd tmm4, [{} + {}]"
+            5 "tileloadd tmm5, [{} + {}]"
+            6 "tileloadd tmm6, [{} + {}]"
+            7 "tileloadd tmm7, [{} + {}]"
+        ])
     }
 }
 
@@ -137,12 +143,12 @@ pub(crate) unsafe fn store<const TILE: usize>(base: *mut u8, stride: usize) {
     const { assert!(TILE < 4) };
     // SAFETY: by the caller.
     unsafe {
-        match TILE {
-            0 => asm!("tilestored [{} + {}], tmm0", in(reg) base, in(reg) stride, options(nostack)),
-            1 => asm!("tilestored [{} + {}], tmm1", in(reg) base, in(reg) stride, options(nostack)),
-            2 => asm!("tilestored [{} + {}], tmm2", in(reg) base, in(reg) stride, options(nostack)),
-            _ => asm!("tilestored [{} + {}], tmm3", in(reg) base, in(reg) stride, options(nostack)),
-        }
+        move_tile!(TILE, base, stride, [
+            0 "tilestored [{} + {}], tmm0"
+            1 "tilestored [{} + {}], tmm1"
+            2 "tilestored [{} + {}], tmm2"
+            3 "tilestored [{} + {}], tmm3"
+        ])
     }
 }
 

@@ -8,7 +8,8 @@
 //! (`common::tiles`): that is law 7. One row of `x` alone is a tile one column wide.
 //!
 //! Up to 32 rows of `x` multiply every step as it is decoded, with all sums in registers. For more, 32 rows of the
-//! weight are decoded whole and multiplied by two tiles of `x` at a time.
+//! weight are decoded, [`PANEL_STEPS`] steps at a time, and multiplied by two tiles of `x` at a time; sums wait in
+//! memory between panels.
 
 use super::body::{Run, Sums, unrolled};
 use super::tables::{E2M1_BF16, E4M3_BF16};
@@ -39,13 +40,17 @@ const STAGE_PLANE_BYTES: usize = tiles::ROWS * tiles::ROW_BYTES;
 const STAGE_BYTES: usize = PLANES * STAGE_PLANE_BYTES;
 const _: () = assert!(2 * STAGE_BYTES <= 4096);
 
+/// Steps of [`BLOCK`] weight rows that are decoded at a time: 32 KiB, which stay in the first-level cache while all
+/// tiles of `x` come by.
+const PANEL_STEPS: usize = 8;
+
 /// Numbers of four bytes in a tile of `x` or of sums.
 const TILE: usize = tiles::ROWS * tiles::ROWS;
 
 /// Widest row that goes this way.
 const COLS_MAX: usize = 1 << 14;
 /// Most rows of `x` in a task, and most weight rows.
-const ROWS_MAX: usize = 96;
+const ROWS_MAX: usize = 192;
 pub(super) const OUTPUTS_MAX: usize = 1024;
 /// Fewest weight rows in a task.
 pub(super) const OUTPUTS_MIN: usize = BLOCK;
@@ -65,9 +70,10 @@ const WORDS_FLOATS: usize = tiles::ROWS * CHUNK_STRIDE / 2;
 /// Floats between rows of sums: not a power of two either.
 const OUT_STRIDE: usize = OUTPUTS_MAX + tiles::ROWS;
 const OUT_FLOATS: usize = ROWS_MAX * OUT_STRIDE;
-const PANEL_FLOATS: usize = 96 << 10;
+const PANEL_FLOATS: usize = PANEL_STEPS * STEP_BYTES / 4;
+const SUM_FLOATS: usize = ROWS_MAX * BLOCK;
 const X_FLOATS: usize =
-    SCRATCH_FLOATS - STAGE_FLOATS - WORDS_FLOATS - OUT_FLOATS - PANEL_FLOATS - TILE;
+    SCRATCH_FLOATS - (STAGE_FLOATS + WORDS_FLOATS + OUT_FLOATS + PANEL_FLOATS + SUM_FLOATS + TILE);
 const _: () = assert!(X_FLOATS >= COLS_MAX * tiles::ROWS / 2);
 
 /// Whether a product goes this way: never a question of how many rows there are.
@@ -118,8 +124,9 @@ struct Room<'a> {
     stage: &'a mut [f32],
     /// [`CHUNK`] columns of 16 rows of `x`, as bf16.
     words: &'a mut [f32],
-    /// Decoded weight rows, whole.
+    /// Decoded weight rows, and the sums that wait for the next panel.
     panel: &'a mut [f32],
+    sums: &'a mut [f32],
     /// A tile of sums.
     tile: &'a mut [f32],
     /// `[rows of x, weight rows]`
@@ -133,9 +140,10 @@ impl<'a> Room<'a> {
         let (stage, block) = block.split_at_mut(STAGE_FLOATS);
         let (words, block) = block.split_at_mut(WORDS_FLOATS);
         let (panel, block) = block.split_at_mut(PANEL_FLOATS);
+        let (sums, block) = block.split_at_mut(SUM_FLOATS);
         let (tile, block) = block.split_at_mut(TILE);
         let (out, x) = block.split_at_mut(OUT_FLOATS);
-        Room { stage, words, panel, tile, out, x }
+        Room { stage, words, panel, sums, tile, out, x }
     }
 }
 
@@ -445,8 +453,8 @@ unsafe fn multiply<D: Source>(
     let product = Product { weights, count, planes, x, out, tile: room.tile.as_mut_ptr() };
     // SAFETY: features by the caller; `run` lies in the segment; rooms hold what their constants say.
     unsafe {
-        if count > NARROW_MAX && planes * PLANE_BYTES <= 4 * PANEL_FLOATS {
-            from_panels::<D>(&product, room.panel.as_mut_ptr().cast());
+        if count > NARROW_MAX {
+            from_panels::<D>(&product, room.panel.as_mut_ptr().cast(), room.sums.as_mut_ptr());
         } else {
             by_steps::<D>(&product, room.stage.as_mut_ptr().cast());
         }
@@ -474,33 +482,71 @@ impl Product<'_> {
     }
 }
 
-/// [`BLOCK`] weight rows at a time, decoded whole.
+/// [`BLOCK`] weight rows at a time, decoded in panels.
 #[inline(always)]
-unsafe fn from_panels<D: Source>(product: &Product<'_>, panel: *mut u8) {
-    let (weights, run) = (product.weights, &product.weights.run);
+unsafe fn from_panels<D: Source>(product: &Product<'_>, panel: *mut u8, sums: *mut f32) {
+    let run = &product.weights.run;
+    let steps = product.planes / PLANES;
     for row in (0..run.rows).step_by(BLOCK) {
         let two = row + tiles::ROWS < run.rows;
         let rows = row..row + if two { BLOCK } else { tiles::ROWS };
-        // SAFETY: the panel holds all planes of the rows; tiles and outputs of the caller's.
-        unsafe {
-            for step in 0..product.planes / PLANES {
-                let target = panel.add(step * STEP_BYTES);
-                decode::<D>(weights, rows.clone(), step, target, PLANE_BYTES);
-            }
-            for (first, pair) in product.pairs() {
-                tiles::clear_sums();
-                for plane in 0..product.planes {
-                    // What is decoded next comes while this is multiplied.
-                    if first == 0 && plane.is_multiple_of(PLANES) {
-                        prefetch_step::<D>(run, rows.clone(), plane / PLANES);
-                    }
-                    let base = panel.add(plane * PLANE_BYTES).cast_const();
-                    let place = Rows16 { base, row: tiles::ROW_BYTES, plane: PLANE_BYTES };
-                    add_plane(place, product.x.at(first, plane), two, pair);
+        for start in (0..steps).step_by(PANEL_STEPS) {
+            let end = steps.min(start + PANEL_STEPS);
+            // SAFETY: the panel holds these steps, `sums` all sums of the rows; tiles and outputs of the caller's.
+            unsafe {
+                for step in start..end {
+                    let target = panel.add((step - start) * STEP_BYTES);
+                    decode::<D>(product.weights, rows.clone(), step, target, PLANE_BYTES);
                 }
-                store_sums(product, first, row, two, pair);
+                for (first, pair) in product.pairs() {
+                    let waiting = sums.add(first * tiles::ROWS * BLOCK);
+                    match start {
+                        0 => tiles::clear_sums(),
+                        _ => load_sums(waiting),
+                    }
+                    for step in start..end {
+                        // What is decoded next comes while this is multiplied.
+                        if first == 0 {
+                            prefetch_step::<D>(run, rows.clone(), step);
+                        }
+                        for plane in step * PLANES..(step + 1) * PLANES {
+                            let base =
+                                panel.add((plane - start * PLANES) * PLANE_BYTES).cast_const();
+                            let place = Rows16 { base, row: tiles::ROW_BYTES, plane: PLANE_BYTES };
+                            add_plane(place, product.x.at(first, plane), two, pair);
+                        }
+                    }
+                    match end == steps {
+                        true => store_sums(product, first, row, two, pair),
+                        false => keep_sums(waiting),
+                    }
+                }
             }
         }
+    }
+}
+
+/// All four tiles of sums to memory.
+#[inline(always)]
+unsafe fn keep_sums(target: *mut f32) {
+    // SAFETY: room for four tiles by the caller.
+    unsafe {
+        tiles::store::<0>(target.cast(), tiles::ROW_BYTES);
+        tiles::store::<1>(target.add(TILE).cast(), tiles::ROW_BYTES);
+        tiles::store::<2>(target.add(2 * TILE).cast(), tiles::ROW_BYTES);
+        tiles::store::<3>(target.add(3 * TILE).cast(), tiles::ROW_BYTES);
+    }
+}
+
+/// What [`keep_sums`] kept.
+#[inline(always)]
+unsafe fn load_sums(source: *const f32) {
+    // SAFETY: four tiles by the caller.
+    unsafe {
+        tiles::load::<0>(source.cast(), tiles::ROW_BYTES);
+        tiles::load::<1>(source.add(TILE).cast(), tiles::ROW_BYTES);
+        tiles::load::<2>(source.add(2 * TILE).cast(), tiles::ROW_BYTES);
+        tiles::load::<3>(source.add(3 * TILE).cast(), tiles::ROW_BYTES);
     }
 }
 
@@ -628,7 +674,7 @@ unsafe fn decode_tile<D: Source>(
                 let planes = D::decode(tables, codes, scales);
                 store_planes(planes, target.add(I * tiles::ROW_BYTES), plane_bytes);
             });
-            codes = codes.add(4 * run.code_stride);
+            codes = codes.wrapping_add(4 * run.code_stride);
             scales = scales.wrapping_add(4 * run.scale_stride);
             target = target.add(4 * tiles::ROW_BYTES);
         }
