@@ -50,6 +50,30 @@ pub fn fma_rate(isa: Isa, pool: &Pool, windows: usize) -> f64 {
     pool.threads() as f64 * per_part / best(windows, pass) / 1e9
 }
 
+/// The same of products of bf16 tiles ([`Isa::has_tiles`]), nothing without.
+pub fn tile_rate(isa: Isa, pool: &Pool, windows: usize) -> Option<f64> {
+    if !isa.has_tiles() {
+        return None;
+    }
+    let pass = || pool.run(pool.threads(), &|_| tile_products(isa));
+    Some(pool.threads() as f64 * TILE_OPERATIONS / best(windows, pass) / 1e9)
+}
+
+/// Operations of a window of [`tile_rate`], a thread: products of 16 × 32 with 32 × 16.
+const TILE_OPERATIONS: f64 = (ROUNDS * 4 * 16 * 32 * 16 * 2) as f64;
+
+#[cfg(target_arch = "x86_64")]
+fn tile_products(isa: Isa) {
+    assert!(isa.has_tiles());
+    // SAFETY: tiles are usable, by the assertion.
+    unsafe { super::tiles::products(ROUNDS) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn tile_products(isa: Isa) {
+    unreachable!("{isa} has no tiles");
+}
+
 /// Shortest time of a pass, in seconds.
 fn best(windows: usize, pass: impl Fn()) -> f64 {
     let time = |_| {
@@ -167,6 +191,7 @@ mod tests {
             assert_eq!(sum(isa, &data), 0.5f32.to_bits().wrapping_mul(1 << 16));
             assert!(read_bandwidth(isa, &pool, &data, 2) > 0.0);
             assert!(fma_rate(isa, &pool, 2) > 0.0);
+            assert_eq!(tile_rate(isa, &pool, 2).is_some_and(|rate| rate > 0.0), isa.has_tiles());
         }
     }
 }

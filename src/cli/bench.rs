@@ -18,7 +18,7 @@ use engine::{Engine, ModelOptions, Numerics, Run, Sequence, Want};
 use hal::profile::Ring;
 use hal::{OpEvent, Profile, Sink};
 use kernels::common::isa::{Isa, Level};
-use kernels::common::peak::{fma_rate, read_bandwidth};
+use kernels::common::peak::{fma_rate, read_bandwidth, tile_rate};
 use kernels::common::pool::Pool;
 use serde_json::json;
 
@@ -104,8 +104,9 @@ impl Timing {
 struct Peak {
     /// GB/s.
     bandwidth: f64,
-    /// GFLOP/s.
+    /// GFLOP/s of f32, and of bf16 tiles where there are any.
     arithmetic: f64,
+    tiles: Option<f64>,
 }
 
 /// Times and reports.
@@ -307,7 +308,13 @@ impl Peak {
         Self {
             bandwidth: read_bandwidth(isa, &pool, &data, PROBE_WINDOWS),
             arithmetic: fma_rate(isa, &pool, PROBE_WINDOWS),
+            tiles: tile_rate(isa, &pool, PROBE_WINDOWS),
         }
+    }
+
+    /// The most there is: what products of weights could reach.
+    fn most(&self) -> f64 {
+        self.tiles.unwrap_or(self.arithmetic)
     }
 }
 
@@ -356,9 +363,13 @@ impl Report {
         text.push('\n');
         if let Some(peak) = &self.peak {
             text.push_str(&format!(
-                "measured: {:.1} GB/s read, {:.0} GFLOP/s f32 FMA\n",
+                "measured: {:.1} GB/s read, {:.0} GFLOP/s f32 FMA",
                 peak.bandwidth, peak.arithmetic
             ));
+            if let Some(tiles) = peak.tiles {
+                text.push_str(&format!(", {tiles:.0} GFLOP/s bf16 tiles"));
+            }
+            text.push('\n');
         }
         let mut rows = vec![
             [
@@ -416,7 +427,7 @@ impl Report {
         let middle = u64::from(timing.depth + timing.tokens / 2);
         let flops = token_flops(config, size.parameters_active, middle).total();
         let arithmetic = timing.rate() * flops / 1e9;
-        let arithmetic_share = share(arithmetic, self.peak.as_ref().map(|peak| peak.arithmetic));
+        let arithmetic_share = share(arithmetic, self.peak.as_ref().map(Peak::most));
         let (read, read_share) = match timing.what {
             // Of several streams it is not known which experts they share.
             "decode" if timing.streams == 1 => {
