@@ -2,7 +2,7 @@
 //!
 //! A vector holds heads: queries lie as `[columns, heads]`, keys as rows, and a key's column is spread
 //! over the lanes. So there is no sum over lanes, and one product is one chain of additions over the
-//! columns in order, whatever the tiles.
+//! columns in order, whatever the tiles. Where the processor has tiles of its own, `tiles.rs` does it instead.
 
 use super::keys::KeyRows;
 use super::simd::Simd;

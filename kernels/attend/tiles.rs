@@ -7,13 +7,9 @@ use super::keys::KeyRows;
 use super::score::{BLOCK, Heads, SKEW};
 use crate::common::isa::Isa;
 use crate::common::rows::RealRows;
-use crate::common::tiles::{self, ROW_BYTES, ROWS};
+use crate::common::tiles::{self, At, PLANE, ROW_BYTES, ROWS, TILE};
 use std::arch::x86_64::*;
 
-/// Columns of a tile.
-const PLANE: usize = 32;
-/// Numbers of four bytes in a tile.
-const TILE: usize = ROWS * ROWS;
 /// Widest key that goes this way: what fits a thread's scratch beside the rest.
 const WIDTH_MAX: usize = 1024;
 
@@ -83,12 +79,7 @@ pub(super) unsafe fn scores(
         for key in (0..count).step_by(2 * ROWS) {
             for head in (0..group).step_by(2 * ROWS) {
                 let target = scores.as_mut_ptr().add(key * group + head);
-                match (count - key > ROWS, group - head > ROWS) {
-                    (false, false) => score_tiles::<1, 1>(&place, key, head, target, group),
-                    (false, true) => score_tiles::<1, 2>(&place, key, head, target, group),
-                    (true, false) => score_tiles::<2, 1>(&place, key, head, target, group),
-                    (true, true) => score_tiles::<2, 2>(&place, key, head, target, group),
-                }
+                score_tiles(&place, (key, count), (head, group), target);
             }
         }
         tiles::release();
@@ -107,7 +98,7 @@ struct Place {
 unsafe fn narrow(source: *const f32, target: *mut u16, width: usize) {
     // SAFETY: `width` numbers of both, whole planes; features by the caller.
     unsafe {
-        let odd = _mm512_load_si512((&raw const tiles::ODD_WORDS).cast());
+        let odd = _mm512_loadu_si512((&raw const tiles::ODD_WORDS).cast());
         for at in (0..width).step_by(PLANE) {
             let low = _mm512_loadu_si512(source.add(at).cast());
             let high = _mm512_loadu_si512(source.add(at + PLANE / 2).cast());
@@ -117,47 +108,36 @@ unsafe fn narrow(source: *const f32, target: *mut u16, width: usize) {
     }
 }
 
-/// `K` tiles of keys with `H` of heads.
+/// One or two tiles of keys from `key` on with one or two of heads from `head` on.
 #[inline(always)]
-unsafe fn score_tiles<const K: usize, const H: usize>(
+unsafe fn score_tiles(
     place: &Place,
-    key: usize,
-    head: usize,
+    (key, count): (usize, usize),
+    (head, group): (usize, usize),
     target: *mut f32,
-    group: usize,
 ) {
+    let (two, pair) = (count - key > ROWS, group - head > ROWS);
     let (planes, row) = (place.width / PLANE, 2 * (place.width + SKEW));
     // SAFETY: tiles inside the rooms, whose rows are whole tiles; features by the caller.
     unsafe {
         tiles::clear_sums();
+        let keys = place.words.cast_const().cast::<u8>().add(key * row);
+        let heads = place.queries.add(head / ROWS * planes * TILE);
         for plane in 0..planes {
-            let keys: *const u8 =
-                place.words.cast_const().cast::<u8>().add(key * row + plane * ROW_BYTES);
-            let heads = place.queries.add((head / ROWS * planes + plane) * TILE);
-            tiles::load::<4>(keys, row);
-            tiles::load::<6>(heads.cast(), ROW_BYTES);
-            tiles::multiply::<0, 0>();
-            if H == 2 {
-                tiles::load::<7>(heads.add(planes * TILE).cast(), ROW_BYTES);
-                tiles::multiply::<0, 1>();
-            }
-            if K == 2 {
-                tiles::load::<5>(keys.add(ROWS * row), row);
-                tiles::multiply::<1, 0>();
-            }
-            if K == 2 && H == 2 {
-                tiles::multiply::<1, 1>();
-            }
+            let keys = At { base: keys.add(plane * ROW_BYTES), row, next: ROWS * row };
+            let base = heads.add(plane * TILE).cast();
+            let heads = At { base, row: ROW_BYTES, next: 4 * planes * TILE };
+            tiles::add_plane(keys, heads, two, pair);
         }
         tiles::store::<0>(target.cast(), 4 * group);
-        if H == 2 {
+        if pair {
             tiles::store::<1>(target.add(ROWS).cast(), 4 * group);
         }
         let target = target.add(ROWS * group);
-        if K == 2 {
+        if two {
             tiles::store::<2>(target.cast(), 4 * group);
         }
-        if K == 2 && H == 2 {
+        if two && pair {
             tiles::store::<3>(target.add(ROWS).cast(), 4 * group);
         }
     }

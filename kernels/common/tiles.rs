@@ -1,4 +1,5 @@
-//! AMX: eight tile registers of 16 rows × 64 bytes and the product of two of them, as much of it as matmul uses.
+//! AMX: eight tile registers of 16 rows × 64 bytes and the product of two of them, as much of it as matmul and
+//! attention use.
 //!
 //! Rust has no stable intrinsics for it; these are the instructions, one function each. Tile registers belong to
 //! the thread; nothing else in a process uses them, so nothing is saved. On Linux a process asks
@@ -16,6 +17,10 @@ use std::sync::OnceLock;
 pub(crate) const ROW_BYTES: usize = 64;
 /// Rows of a tile.
 pub(crate) const ROWS: usize = 16;
+/// Columns of bf16 that a product sums over.
+pub(crate) const PLANE: usize = ROW_BYTES / 2;
+/// Numbers of four bytes in a tile.
+pub(crate) const TILE: usize = ROWS * ROWS;
 
 /// Bits of `cpuid` leaf 7, `edx`: products of bf16, tiles.
 const CPUID_BF16: u32 = 1 << 22;
@@ -59,8 +64,8 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// Shapes of the tiles of a matmul: 0 to 3 sums and 6, 7 rows of `x`, both of `columns` columns of four bytes;
-/// 4, 5 rows of the weight. All have 16 rows.
+/// Shapes of the tiles of a product: 0 to 3 sums and 6, 7 its right operand, both of `columns` columns of four
+/// bytes; 4, 5 its left one. All have 16 rows.
 ///
 /// # Safety
 /// Tiles are [`usable`]; up to 16 columns. The thread calls [`release`] when it is done.
@@ -152,7 +157,7 @@ pub(crate) unsafe fn store<const TILE: usize>(base: *mut u8, stride: usize) {
     }
 }
 
-/// Tile `2 · W + X` += tile `4 + W` (weight rows) · tile `6 + X` (rows of `x`).
+/// Tile `2 · W + X` += tile `4 + W` · tile `6 + X`.
 ///
 /// # Safety
 /// The thread has called [`configure`].
@@ -166,6 +171,41 @@ pub(crate) unsafe fn multiply<const W: usize, const X: usize>() {
             (0, 1) => asm!("tdpbf16ps tmm1, tmm4, tmm7", options(nostack, nomem)),
             (1, 0) => asm!("tdpbf16ps tmm2, tmm5, tmm6", options(nostack, nomem)),
             _ => asm!("tdpbf16ps tmm3, tmm5, tmm7", options(nostack, nomem)),
+        }
+    }
+}
+
+/// Where a tile lies.
+#[derive(Clone, Copy)]
+pub(crate) struct At {
+    pub(crate) base: *const u8,
+    /// Bytes between rows.
+    pub(crate) row: usize,
+    /// Bytes to the tile that is multiplied along with it.
+    pub(crate) next: usize,
+}
+
+/// Sums += left · right over one plane, of one tile or `two` of the left and one or a `pair` of the right.
+///
+/// # Safety
+/// The thread has called [`configure`]; the tiles are readable.
+#[inline(always)]
+pub(crate) unsafe fn add_plane(left: At, right: At, two: bool, pair: bool) {
+    // SAFETY: by the caller.
+    unsafe {
+        load::<6>(right.base, right.row);
+        load::<4>(left.base, left.row);
+        multiply::<0, 0>();
+        if pair {
+            load::<7>(right.base.add(right.next), right.row);
+            multiply::<0, 1>();
+        }
+        if two {
+            load::<5>(left.base.add(left.next), left.row);
+            multiply::<1, 0>();
+        }
+        if two && pair {
+            multiply::<1, 1>();
         }
     }
 }
@@ -245,11 +285,7 @@ pub(crate) unsafe fn turn(
 }
 
 /// 1, 3, … 63: places of the upper halves of 32 floats, or of the odd ones of 64 words.
-pub(crate) static ODD_WORDS: Line<[u16; 32]> = Line(odd_words());
-
-/// A cache line of its own.
-#[repr(C, align(64))]
-pub(crate) struct Line<T>(T);
+pub(crate) static ODD_WORDS: [u16; 32] = odd_words();
 
 const fn odd_words() -> [u16; 32] {
     let mut words = [0; 32];

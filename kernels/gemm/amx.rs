@@ -17,14 +17,13 @@ use super::task::{self, Operands, Part, Place};
 use super::weight::{Encoding, WeightView};
 use crate::common::rows::RealRows;
 use crate::common::scratch::SCRATCH_FLOATS;
-use crate::common::tiles;
+use crate::common::tiles::{self, At, PLANE, TILE};
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Columns of a step, and of a plane of it.
+/// Columns of a step, and planes of it.
 const STEP: usize = 64;
-const PLANE: usize = 32;
 const PLANES: usize = STEP / PLANE;
 
 /// Weight rows that are multiplied at a time: two tiles.
@@ -43,9 +42,6 @@ const _: () = assert!(2 * STAGE_BYTES <= 4096);
 /// Steps of [`BLOCK`] weight rows that are decoded at a time: 32 KiB, which stay in the first-level cache while all
 /// tiles of `x` come by.
 const PANEL_STEPS: usize = 8;
-
-/// Numbers of four bytes in a tile of `x` or of sums.
-const TILE: usize = tiles::ROWS * tiles::ROWS;
 
 /// Widest row that goes this way.
 const COLS_MAX: usize = 1 << 14;
@@ -280,7 +276,7 @@ unsafe impl Source for Fp4 {
     unsafe fn permute(first: __m512i, second: __m512i) -> [__m512i; PLANES] {
         // SAFETY: features by the caller.
         unsafe {
-            let odd = _mm512_load_si512((&raw const tiles::ODD_WORDS).cast());
+            let odd = _mm512_loadu_si512((&raw const tiles::ODD_WORDS).cast());
             let even = _mm512_sub_epi16(odd, _mm512_set1_epi16(1));
             [
                 _mm512_permutex2var_epi16(first, even, second),
@@ -413,20 +409,20 @@ struct Rows16 {
 /// Where tiles of `x` lie.
 #[derive(Clone, Copy)]
 struct XTiles {
-    base: *const u32,
-    /// Numbers between planes, and between tiles.
+    base: *const u8,
+    /// Bytes between planes, tiles, and rows of a tile.
     plane: usize,
     tile: usize,
-    /// Bytes between rows of a tile.
     row: usize,
 }
 
 impl XTiles {
-    /// From a plane of a tile on.
+    /// A plane of a tile.
     #[inline(always)]
-    unsafe fn at(self, tile: usize, plane: usize) -> XTiles {
+    unsafe fn at(self, tile: usize, plane: usize) -> At {
         // SAFETY: the plane exists, by the caller.
-        XTiles { base: unsafe { self.base.add(tile * self.tile + plane * self.plane) }, ..self }
+        let base = unsafe { self.base.add(tile * self.tile + plane * self.plane) };
+        At { base, row: self.row, next: self.tile }
     }
 }
 
@@ -440,15 +436,11 @@ unsafe fn multiply<D: Source>(
 ) {
     let run = &weights.run;
     let planes = run.cols.div_ceil(STEP) * PLANES;
-    let x = match count {
-        1 => XTiles { base: room.x.as_ptr().cast(), plane: tiles::ROWS, tile: 0, row: 4 },
-        _ => XTiles {
-            base: room.x.as_ptr().cast(),
-            plane: TILE,
-            tile: planes * TILE,
-            row: tiles::ROW_BYTES,
-        },
+    let (plane, row) = match count {
+        1 => (4 * tiles::ROWS, 4),
+        _ => (4 * TILE, tiles::ROW_BYTES),
     };
+    let x = XTiles { base: room.x.as_ptr().cast(), plane, tile: planes * plane, row };
     let out = Sums { base: room.out[column..].as_mut_ptr(), stride: OUT_STRIDE };
     let product = Product { weights, count, planes, x, out, tile: room.tile.as_mut_ptr() };
     // SAFETY: features by the caller; `run` lies in the segment; rooms hold what their constants say.
@@ -512,8 +504,9 @@ unsafe fn from_panels<D: Source>(product: &Product<'_>, panel: *mut u8, sums: *m
                         for plane in step * PLANES..(step + 1) * PLANES {
                             let base =
                                 panel.add((plane - start * PLANES) * PLANE_BYTES).cast_const();
-                            let place = Rows16 { base, row: tiles::ROW_BYTES, plane: PLANE_BYTES };
-                            add_plane(place, product.x.at(first, plane), two, pair);
+                            let (row, next) = (tiles::ROW_BYTES, STAGE_PLANE_BYTES);
+                            let rows = At { base, row, next };
+                            tiles::add_plane(rows, product.x.at(first, plane), two, pair);
                         }
                     }
                     match end == steps {
@@ -576,8 +569,10 @@ unsafe fn by_steps<D: Source>(product: &Product<'_>, room: *mut u8) {
                         false => place,
                     };
                     for plane in 0..PLANES {
-                        let at = Rows16 { base: place.base.add(plane * place.plane), ..place };
-                        add_plane(at, product.x.at(first, step * PLANES + plane), false, pair);
+                        let base = place.base.add(plane * place.plane);
+                        let rows = At { base, row: place.row, next: 0 };
+                        let x = product.x.at(first, step * PLANES + plane);
+                        tiles::add_plane(rows, x, false, pair);
                     }
                     place = behind;
                 }
@@ -708,28 +703,6 @@ unsafe fn decode_tail<D: Source>(
         let left = (run.scale_stride - scale_at).min(D::SCALE_BYTES);
         std::ptr::copy_nonoverlapping(scales, scale_bytes.as_mut_ptr(), left);
         D::decode(tables, padded.as_ptr(), scale_bytes.as_ptr())
-    }
-}
-
-/// One plane: sums += weight rows · `x`, of both `two` tiles of weight rows and a `pair` of `x`.
-#[inline(always)]
-unsafe fn add_plane(weights: Rows16, x: XTiles, two: bool, pair: bool) {
-    // SAFETY: tiles of the caller's.
-    unsafe {
-        tiles::load::<6>(x.base.cast(), x.row);
-        tiles::load::<4>(weights.base, weights.row);
-        tiles::multiply::<0, 0>();
-        if pair {
-            tiles::load::<7>(x.base.add(x.tile).cast(), x.row);
-            tiles::multiply::<0, 1>();
-        }
-        if two {
-            tiles::load::<5>(weights.base.add(tiles::ROWS * weights.row), weights.row);
-            tiles::multiply::<1, 0>();
-        }
-        if two && pair {
-            tiles::multiply::<1, 1>();
-        }
     }
 }
 

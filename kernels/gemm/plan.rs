@@ -61,16 +61,16 @@ pub fn matmul(
     assert_eq!(x.width(), weight.cols(), "matmul: width of x");
     assert_eq!(out.width(), weight.rows(), "matmul: width of out");
     assert_eq!(x.rows(), out.rows(), "matmul: rows");
-    let room = Room::new(isa, &x, weight);
-    let cut = Cut::new(pool.threads(), weight, groups, x.rows(), room);
+    let bounds = Bounds::new(isa, &x, weight);
+    let cut = Cut::new(pool.threads(), weight, groups, x.rows(), bounds);
     let operands = Operands { isa, x, out, cols: weight.cols() };
     let run = |index: usize| {
         let (group, rows, outputs) = cut.task(index);
-        let finite = !room.tiles && weight.finite(group, outputs.clone());
+        let finite = !bounds.tiles && weight.finite(group, outputs.clone());
         let part = Part { segments: weight.group(group), rows, outputs, finite };
         // SAFETY: tasks cover disjoint elements of `out`, and by the contract of the views only this
         // call writes them.
-        scratch::with(|block| unsafe { run_on(room.tiles, &operands, part, block) });
+        scratch::with(|block| unsafe { run_on(bounds.tiles, &operands, part, block) });
     };
     if cut.live_rows * weight.rows() * weight.cols() < SERIAL_MAX {
         (0..cut.tasks).for_each(run);
@@ -119,7 +119,7 @@ unsafe fn run_neon(operands: &Operands, part: Part<'_>, block: &mut [f32]) {
 
 /// What a task has room for, and what is worth one.
 #[derive(Clone, Copy)]
-struct Room {
+struct Bounds {
     /// Whether products go by tiles: a question of dtypes and columns, never of rows.
     tiles: bool,
     /// Most rows of `x`, and fewest where a task has not all of its group's.
@@ -128,13 +128,13 @@ struct Room {
     outputs_min: usize,
 }
 
-impl Room {
-    fn new(isa: Isa, x: &RealRows, weight: &WeightView<'_>) -> Room {
+impl Bounds {
+    fn new(isa: Isa, x: &RealRows, weight: &WeightView<'_>) -> Bounds {
         if isa.has_tiles() && amx::takes(x, weight) {
             let (rows_max, rows_min) = (amx::task_rows_max(weight.cols()), amx::ROWS_MIN);
-            return Room { tiles: true, rows_max, rows_min, outputs_min: amx::OUTPUTS_MIN };
+            return Bounds { tiles: true, rows_max, rows_min, outputs_min: amx::OUTPUTS_MIN };
         }
-        Room {
+        Bounds {
             tiles: false,
             rows_max: task_rows_max(weight.cols()),
             rows_min: BLOCK_ROWS_MIN,
@@ -157,7 +157,7 @@ struct Cut<'a> {
     group_count: usize,
     rows: usize,
     live_rows: usize,
-    room: Room,
+    bounds: Bounds,
     /// Most rows of `x` in a task.
     block_rows: usize,
     outputs: usize,
@@ -172,7 +172,7 @@ impl<'a> Cut<'a> {
         weight: &WeightView<'_>,
         groups: RowGroups<'a>,
         rows: usize,
-        room: Room,
+        bounds: Bounds,
     ) -> Cut<'a> {
         if let RowGroups::Sorted(offsets) = groups {
             assert_eq!(offsets.len(), weight.groups() + 1, "matmul: offsets");
@@ -184,8 +184,8 @@ impl<'a> Cut<'a> {
             group_count: weight.groups(),
             rows,
             live_rows: rows,
-            room,
-            block_rows: room.rows_max,
+            bounds,
+            block_rows: bounds.rows_max,
             outputs: weight.rows(),
             block_outputs: weight.rows().next_power_of_two(),
             tasks: 0,
@@ -193,8 +193,8 @@ impl<'a> Cut<'a> {
         if let RowGroups::Sorted(offsets) = groups {
             cut.live_rows = (offsets[weight.groups()] - offsets[0]) as usize;
         }
-        let most = room.outputs_max(cut.live_rows.div_ceil(cut.group_count));
-        cut.block_outputs = cut.block_outputs.clamp(room.outputs_min, most);
+        let most = bounds.outputs_max(cut.live_rows.div_ceil(cut.group_count));
+        cut.block_outputs = cut.block_outputs.clamp(bounds.outputs_min, most);
         let macs = cut.live_rows * cut.outputs * weight.cols();
         let wanted = threads * (macs / TASK_MACS_MIN / threads).clamp(1, TASKS_PER_THREAD);
         while macs > 0 && cut.count() < wanted && cut.halve() {}
@@ -213,8 +213,8 @@ impl<'a> Cut<'a> {
     fn halve(&mut self) -> bool {
         let rows = self.live_rows.div_ceil(self.group_count);
         let block_rows = self.block_rows.min(rows);
-        let rows_can = block_rows >= 2 * self.room.rows_min;
-        let outputs_can = self.block_outputs > self.room.outputs_min;
+        let rows_can = block_rows >= 2 * self.bounds.rows_min;
+        let outputs_can = self.block_outputs > self.bounds.outputs_min;
         let decode = self.outputs * rows.div_ceil(block_rows.max(1)) * DECODE_MACS;
         let permute = rows * self.outputs.div_ceil(self.block_outputs) * PERMUTE_MACS;
         if rows_can && (!outputs_can || decode < permute) {

@@ -145,15 +145,16 @@ class Agent(unittest.TestCase):
         found = [text for body in proxy.seen for text in results(body)]
         self.assertTrue(any("blue whale" in text for text in found), "the result came back")
 
-    def cancel(self):
+    def cancel(self, name, field):
+        """Kills the program in the middle of an answer that cannot end soon: a call with a very long argument."""
         before = status()["cancelled"]
-        proxy = Proxy(tokens=30000)
-        process = self.start(proxy, "Tell me a very long story.")
+        proxy = Proxy(tool=(name, {field: {"type": "string", "minLength": 20000}}), tokens=30000)
+        process = self.start(proxy, "Read a very long name.")
         begun = time.time()
-        while not status()["live"]:
+        while proxy.tool or not status()["live"]:
             self.assertLess(time.time() - begun, PATIENCE_S)
             self.assertIsNone(process.poll(), "it ended before it asked")
-            time.sleep(0.2)
+            time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         proxy.shutdown()
@@ -188,7 +189,7 @@ class ClaudeCode(Agent):
         self.assertIn("Authentication Fails", output)
 
     def test_a_cancel_ends_the_job(self):
-        self.cancel()
+        self.cancel("Read", "file_path")
 
 
 class OpenCode(Agent):
@@ -217,7 +218,7 @@ class OpenCode(Agent):
         self.assertIn("Authentication Fails", output)
 
     def test_a_cancel_ends_the_job(self):
-        self.cancel()
+        self.cancel("read", "filePath")
 
 
 del Agent
