@@ -2,9 +2,9 @@
 //!
 //! **Order of sums**, a function of the query row alone. The present keys of a row are numbered:
 //! near list first, then far, both in list order, absent ones left out. Keys are cut into splits of
-//! [`SPLIT`] and a split into blocks of 64 (`score.rs`). In a block: scores (dot over columns in order, or as `tiles.rs` says),
-//! maximum, exponentials, their sum and the weighted sum of the keys, in key order, behind a rescale
-//! of what the split has so far. Splits are merged in order. So neither the tile shapes, nor which
+//! [`SPLIT`] and a split into blocks of 64 (`score.rs`). In a block: scores (dot over columns in order, or as
+//! `tiles.rs` says), maximum, exponentials, their sum and the weighted sum of the keys, in key order, behind a
+//! rescale of what the split has so far. Splits are merged in order. So neither the tile shapes, nor which
 //! heads ran together, nor whether the splits of a row ran on one thread, can change a bit.
 //!
 //! This file cuts the work and finds the keys; `fold.rs` has the arithmetic.
